@@ -1,0 +1,1 @@
+"""Detectors, their compiled kernels, ranks and the ensemble."""

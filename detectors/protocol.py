@@ -1,0 +1,61 @@
+"""The contract of every detector; ``tests/contract/check_detector.py`` is its executable form."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from domain.batch import Floats
+from detectors.arrays import Arrays
+
+__all__ = ["Detector"]
+
+
+class Detector(Protocol):
+    """Scores rows of a feature matrix; higher is more suspicious.
+
+    Rows are float64[n, features]; NaN means missing. Everything is a pure function of the parameters, the
+    seed, and the rows learned so far, in order; splitting the same rows into other batches changes no bit.
+    """
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has seen enough to score."""
+        ...
+
+    @property
+    def abstains_because(self) -> str | None:
+        """Why it is not ready, for people (for example ``warming up: 120 of 250 events``); None when ready."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Kind and content hash of what it scores with, for example ``isolation_forest-3f2a9c01``.
+
+        Batch detectors: changes at each fit. Online detectors: the hash of kind, parameters and seed, as
+        their content moves with every event.
+        """
+        ...
+
+    def score(self, x: Floats) -> Floats:
+        """Scores without learning: float64[n], NaN in every row while not ready. Pure."""
+        ...
+
+    def next_change(self) -> int | None:
+        """How many more rows can be stepped before version or readiness may change; None: never."""
+        ...
+
+    def step(self, x: Floats) -> Floats:
+        """Score each row, then learn it, row after row (prequential). NaN where it was not ready."""
+        ...
+
+    def fit(self, x: Floats) -> None:
+        """Learn a whole batch of past rows at once (training for ``backtest --train-until``)."""
+        ...
+
+    def snapshot(self) -> Arrays:
+        """All state as named arrays and JSON-able scalars; ``restore`` of it gives equal scores for ever."""
+        ...
+
+    def restore(self, state: Arrays) -> None:
+        """Take over a snapshot. Raises ValueError when it does not fit the parameters."""
+        ...

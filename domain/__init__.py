@@ -1,0 +1,1 @@
+"""Records, declarations, errors and the clock. Imports nothing of ours."""

@@ -1,0 +1,201 @@
+"""The pipeline declaration as frozen records: what the YAML file says, after checking.
+
+Durations are microseconds, money and other numbers are in whatever unit the events carry.
+:mod:`domain.pipeline_file` reads and checks the file; nothing else builds these from user input.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+__all__ = [
+    "Aggregate",
+    "AggregateFeature",
+    "Decision",
+    "DetectorSpec",
+    "EventSpec",
+    "ExpressionFeature",
+    "Feature",
+    "Field",
+    "FieldType",
+    "LatePolicy",
+    "Pipeline",
+    "Threshold",
+    "UnknownFields",
+    "ValueFeature",
+]
+
+DEFAULT_NUMBER_LIMIT = 1e15
+"""Largest magnitude of a number field unless the file sets its own: keeps sums of squares finite."""
+
+
+class FieldType(StrEnum):
+    """Types of event fields."""
+
+    STRING = "string"
+    NUMBER = "number"
+    INTEGER = "integer"
+    BOOLEAN = "boolean"
+    TIMESTAMP = "timestamp"
+
+
+class LatePolicy(StrEnum):
+    """What an event later than ``max_lateness`` does to features: it is scored and flagged either way."""
+
+    COUNT = "count"
+    IGNORE = "ignore"
+
+
+class UnknownFields(StrEnum):
+    """What a field that the schema does not name does to its event."""
+
+    REJECT = "reject"
+    IGNORE = "ignore"
+
+
+class Aggregate(StrEnum):
+    """Aggregates over an entity's events."""
+
+    COUNT = "count"
+    SUM = "sum"
+    MEAN = "mean"
+    STD = "std"
+    MIN = "min"
+    MAX = "max"
+    LAST = "last"
+    DISTINCT = "distinct"
+    SECONDS_SINCE_LAST = "seconds_since_last"
+
+
+class Field(msgspec.Struct, frozen=True, kw_only=True):
+    """One field of the event. ``source`` is its name on the wire (or its column in a file)."""
+
+    name: str
+    type: FieldType
+    source: str
+    required: bool = True
+    sensitive: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    max_length: int = 256
+    values: tuple[str, ...] | None = None
+    timezone: str | None = None
+    """Timestamps only: the zone of values that carry none (an IANA name). None: such values are rejected."""
+    unit: str = "iso"
+    """Timestamps only: ``iso`` (RFC 3339 text), or ``s``, ``ms``, ``us`` (numbers since 1970, UTC)."""
+
+
+class EventSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """The event: which fields it has and which of them are its id, its time and its key."""
+
+    id: str
+    time: str
+    key: str
+    max_lateness: int
+    max_future: int
+    dedupe_window: int
+    late: LatePolicy = LatePolicy.COUNT
+    unknown_fields: UnknownFields = UnknownFields.REJECT
+    max_bytes: int = 65_536
+    fields: tuple[Field, ...]
+
+    def field(self, name: str) -> Field:
+        """The field called ``name``; KeyError when there is none."""
+        for candidate in self.fields:
+            if candidate.name == name:
+                return candidate
+        raise KeyError(name)
+
+
+class ValueFeature(msgspec.Struct, frozen=True, kw_only=True, tag="value"):
+    """A number, integer or boolean field as it is (booleans as 0 and 1)."""
+
+    name: str
+    field: str
+
+
+class AggregateFeature(msgspec.Struct, frozen=True, kw_only=True, tag="aggregate"):
+    """An aggregate over the past of one entity.
+
+    ``of`` is the aggregated field (None for count and seconds_since_last). ``window`` None (only for last and
+    seconds_since_last) looks back without limit. The window holds the tiles of width ``hop`` from the one in
+    which ``t - delay - window`` falls; see docs/features.md for the exact edges. ``include_current`` tells
+    whether the event itself counts (default: yes, except for last and seconds_since_last).
+    """
+
+    name: str
+    entity: str
+    aggregate: Aggregate
+    of: str | None = None
+    window: int | None = None
+    hop: int | None = None
+    delay: int = 0
+    include_current: bool = True
+
+
+class ExpressionFeature(msgspec.Struct, frozen=True, kw_only=True, tag="expression"):
+    """A CEL expression over event fields and features declared above it."""
+
+    name: str
+    expression: str
+
+
+Feature = ValueFeature | AggregateFeature | ExpressionFeature
+
+
+class DetectorSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One detector: its ``kind``, the features it sees (None: all) and its parameters, checked by its kind."""
+
+    name: str
+    kind: str
+    features: tuple[str, ...] | None = None
+    params: dict[str, Any] = {}
+
+
+class Threshold(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a decision begins: ``budget`` is the share of traffic (0 to 1) that may reach it."""
+
+    budget: float
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """How detectors become one score and one decision."""
+
+    combine: str = "rank_average"
+    review: Threshold | None = None
+    block: Threshold | None = None
+
+
+class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole declaration. ``digest`` is the SHA-256 (hex) of its canonical JSON without the digest."""
+
+    name: str
+    version: int
+    event: EventSpec
+    features: tuple[Feature, ...]
+    detectors: tuple[DetectorSpec, ...]
+    decision: Decision
+    seed: int = 0
+    digest: str = ""
+
+    @property
+    def entities(self) -> tuple[str, ...]:
+        """Fields that features aggregate over, key field first, each once, in order of first use.
+
+        The key field is always there: duplicates are recognised in its state.
+        """
+        names = [self.event.key]
+        names += [f.entity for f in self.features if isinstance(f, AggregateFeature)]
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the feature columns, in the order of the vector."""
+        return tuple(f.name for f in self.features)
+
+    def topic(self, name: str) -> str:
+        """The full name of one of the pipeline's topics, for example ``payments.events``."""
+        return f"{self.name}.{name}"

@@ -1,0 +1,113 @@
+"""What comes out: verdicts, alerts, and the reasons in them. Public contract, encoded as JSON by msgspec."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+__all__ = ["Alert", "DecisionName", "DetectorOutput", "Flag", "Reason", "Source", "Verdict", "Versions"]
+
+
+class DecisionName(StrEnum):
+    """What to do with the event."""
+
+    ALLOW = "allow"
+    REVIEW = "review"
+    BLOCK = "block"
+
+
+DECISIONS = (DecisionName.ALLOW, DecisionName.REVIEW, DecisionName.BLOCK)
+"""Index = the engine's decision code."""
+
+
+class Flag(StrEnum):
+    """Circumstances a reader of the verdict must know."""
+
+    DUPLICATE = "duplicate"
+    LATE = "late"
+    DEGRADED = "degraded"
+    WARMING_UP = "warming_up"
+    REPLAYED = "replayed"
+
+
+class Source(msgspec.Struct, frozen=True, gc=False):
+    """Where the event came from."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class Reason(msgspec.Struct, frozen=True, gc=False):
+    """One reason for an alert.
+
+    ``value`` is the event's, ``usual_low`` and ``usual_high`` the 5th and 95th percentile of recent traffic,
+    ``contribution`` by how much the score (0 to 1) falls when the value is replaced by its usual median.
+    """
+
+    code: str
+    feature: str
+    value: float | None
+    usual_low: float | None
+    usual_high: float | None
+    contribution: float
+    text: str
+
+
+class DetectorOutput(msgspec.Struct, frozen=True, gc=False):
+    """One detector's say: its raw ``score`` and its ``rank`` (share of recent traffic below), or why it abstained."""
+
+    score: float | None
+    rank: float | None
+    abstained: str | None = None
+
+
+class Versions(msgspec.Struct, frozen=True, gc=False):
+    """Versions of everything that made the verdict."""
+
+    code: str
+    pipeline: int
+    pipeline_digest: str
+    models: dict[str, str]
+    rules: str | None = None
+    lists: str | None = None
+
+
+class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """The one answer to one event.
+
+    ``features`` holds the vector as scored (null: missing, or a duplicate). ``score`` is the share of recent
+    traffic that looked less suspicious (0 to 1); null while every detector warms up. Times are UTC
+    microseconds. For a ``duplicate``, score and decision are the first occurrence's, ``first`` says where it is.
+    """
+
+    id: str
+    event_time: int
+    scored_at: int
+    entities: dict[str, str]
+    score: float | None
+    decision: DecisionName
+    reasons: list[Reason]
+    features: Any
+    detectors: dict[str, DetectorOutput]
+    flags: list[Flag]
+    versions: Versions
+    source: Source
+    first: Source | None = None
+
+
+class Alert(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A verdict that somebody should see: everything but the whole feature vector."""
+
+    id: str
+    event_time: int
+    scored_at: int
+    entities: dict[str, str]
+    score: float | None
+    decision: DecisionName
+    reasons: list[Reason]
+    flags: list[Flag]
+    versions: Versions
+    source: Source

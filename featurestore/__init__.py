@@ -1,0 +1,1 @@
+"""Feature definitions and windows, and the online store that keeps their state."""

@@ -1,0 +1,1 @@
+"""Evaluation and backtesting; labels, drift, training and promotion follow here."""

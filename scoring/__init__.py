@@ -1,0 +1,1 @@
+"""The pure engine: a batch of events and states in, verdicts and new states out."""

@@ -1,0 +1,1 @@
+"""Kafka: codecs, transactions, partition tasks, worker, archiver, replay, traffic generator."""

@@ -1,0 +1,1 @@
+"""The command line, settings, and the composition of processes; nothing else."""
