@@ -1,0 +1,257 @@
+"""Feature state of a pipeline in memory, and its one operation: advance a batch of events.
+
+The caller (worker, backtest, API) moves state in and out through :class:`featurestore.ports.StateStore`::
+
+    requests = tables.missing(partition, batch)
+    tables.load(requests, store.load_entities(requests))
+    advanced = tables.advance(partition, batch, stream_time=...)
+    tables.set_results(partition, batch, ...)      # scores, for later duplicates
+    store.flush([PartitionFlush(..., blobs=tables.dirty(partition))]); tables.mark_clean(partition)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from domain.batch import EventBatch, Floats, Ints
+from domain.pipeline import LatePolicy, Pipeline, ValueFeature
+from featurestore import kernels
+from featurestore.entity_table import EntityTable
+from featurestore.kernels_hash import hash_numbers, hash_texts
+from featurestore.plan import plan_entities
+from featurestore.ports import EntityRequest
+
+__all__ = ["Advanced", "FeatureTables"]
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """What a batch of n events yielded.
+
+    features        float64[n, F], NaN missing; columns of expression features are left NaN
+    duplicate       bool[n]; their rows of ``features`` are NaN
+    first_offset    int64[n], source offset of the first occurrence of a duplicate, else -1
+    first_score     float64[n], the first occurrence's score where it lies in an earlier batch, else NaN
+    first_decision  int64[n], likewise its decision code
+    late            bool[n]
+    stream_time     greatest event time so far, UTC microseconds
+    """
+
+    features: Floats
+    duplicate: Bools
+    first_offset: Ints
+    first_score: Floats
+    first_decision: Ints
+    late: Bools
+    stream_time: int
+
+
+class FeatureTables:
+    """Hot feature state of the partitions this process holds.
+
+    ``partitions`` is how many partitions feed the pipeline: the state of an entity other than the key is
+    merged over all of them. Partitions that are not ``held`` here are read from the store for every batch.
+    """
+
+    def __init__(self, pipeline: Pipeline, *, partitions: int = 1, max_entities: int = 200_000) -> None:
+        self._pipeline = pipeline
+        self._partitions = partitions
+        self._max_entities = max_entities
+        self._tables = [EntityTable(plan) for plan in plan_entities(pipeline)]
+        self._held: set[int] = set()
+        self._tick = 0
+        self._hash_key = f"tidegate:{pipeline.name}"
+        self._values = [
+            (i, f.field) for i, f in enumerate(pipeline.features) if isinstance(f, ValueFeature)
+        ]
+        width = max(len(t.plan.arrays.track_hop) + len(t.plan.arrays.distinct_hop) for t in self._tables)
+        self._starts: Ints = np.zeros((max(partitions, 1), width + 1), dtype=np.int64)
+
+    @property
+    def held(self) -> frozenset[int]:
+        """Partitions whose state in memory is the newest there is."""
+        return frozenset(self._held)
+
+    @property
+    def entities(self) -> int:
+        """Entities in memory, copies of foreign ones included."""
+        return sum(len(table) for table in self._tables)
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes of memory given to blobs."""
+        return sum(table.arena_bytes for table in self._tables)
+
+    def hold(self, partition: int) -> None:
+        """Begin with an empty memory of ``partition``: from now on it is authoritative for it."""
+        self.drop(partition)
+        self._held.add(partition)
+
+    def drop(self, partition: int) -> None:
+        """Forget all state of ``partition`` (revoked, or to be recovered)."""
+        self._held.discard(partition)
+        for table in self._tables:
+            table.drop_partition(partition)
+
+    def missing(self, partition: int, batch: EventBatch) -> list[EntityRequest]:
+        """State that must be loaded before ``batch`` of ``partition`` can advance."""
+        requests = []
+        for table in self._tables:
+            keys = batch.entities[table.plan.entity]
+            sources = [partition] if table.plan.is_key else range(self._partitions)
+            for source in sources:
+                index = table.index(source)
+                if source in self._held or source == partition:
+                    wanted = [key for key in keys if key not in index]
+                else:
+                    wanted = list(keys)
+                if wanted:
+                    requests.append(EntityRequest(source, table.plan.entity, list(dict.fromkeys(wanted))))
+        return requests
+
+    def load(self, requests: Sequence[EntityRequest], blobs: Sequence[Sequence[bytes | None]]) -> None:
+        """Take over what the store answered to ``missing``. Raises StateMismatch for foreign layouts."""
+        tables = {table.plan.entity: table for table in self._tables}
+        for request, found in zip(requests, blobs, strict=True):
+            tables[request.entity].put(request.partition, request.keys, found)
+
+    def advance(
+        self,
+        partition: int,
+        batch: EventBatch,
+        *,
+        stream_time: int,
+        want_features: bool = True,
+    ) -> Advanced:
+        """Process a batch in order: features of each event, then its effect on state.
+
+        ``stream_time`` is the greatest event time of the partition's earlier events. With
+        ``want_features=False`` only state moves (recovery). All state named by ``missing`` must be loaded.
+        """
+        n = len(batch)
+        self._tick += 1
+        features: Floats = np.full((n, len(self._pipeline.features)), np.nan)
+        before = np.maximum.accumulate(np.concatenate([[stream_time], batch.times]))
+        late: Bools = batch.times < before[:-1] - self._pipeline.event.max_lateness
+        action = np.zeros(n, dtype=np.uint8)
+        if self._pipeline.event.late is LatePolicy.IGNORE:
+            action[late] = kernels.READ_ONLY
+        first_offset: Ints = np.full(n, -1, dtype=np.int64)
+        first_score: Floats = np.full(n, np.nan)
+        first_decision: Ints = np.zeros(n, dtype=np.int64)
+        no_hashes: Ints = np.zeros(n, dtype=np.int64)
+        for table in self._tables:
+            plan = table.plan
+            slots = table.slots_of(partition, batch.entities[plan.entity], self._tick)
+            peers, peer_start = self._peers(table, batch, slots)
+            values = self._number_columns(plan.number_fields, batch)
+            hashes = self._hash_columns(plan.hash_fields, batch)
+            id_hashes = hash_texts(batch.ids, self._hash_key) if plan.is_key else no_hashes
+            row = 0
+            while True:
+                row = kernels.advance(
+                    table.words,
+                    table.floats,
+                    table.bases,
+                    table.classes,
+                    table.free,
+                    table.top,
+                    plan.arrays,
+                    plan.head_words,
+                    plan.growth_words,
+                    slots,
+                    peers,
+                    peer_start,
+                    batch.times,
+                    batch.offsets,
+                    action,
+                    values,
+                    hashes,
+                    id_hashes,
+                    features,
+                    first_offset,
+                    first_score,
+                    first_decision,
+                    self._starts,
+                    want_features,
+                    row,
+                )
+                if row == n:
+                    break
+                table.grow()
+            table.dirty[slots[action == kernels.APPLY]] = True
+        duplicate: Bools = action == kernels.NOTHING
+        if want_features:
+            for column, field in self._values:
+                features[:, column] = batch.numbers[field]
+            features[duplicate] = np.nan
+        return Advanced(
+            features, duplicate, first_offset, first_score, first_decision, late, int(before[-1])
+        )
+
+    def set_results(
+        self, partition: int, keys: Sequence[str], offsets: Ints, scores: Floats, decisions: Ints
+    ) -> None:
+        """Remember results of events (not duplicates) for the duplicates that may follow."""
+        table = self._tables[0]
+        index = table.index(partition)
+        slots = np.fromiter((index[key] for key in keys), np.int64, len(keys))
+        kernels.set_results(
+            table.words,
+            table.floats,
+            table.bases,
+            slots,
+            offsets,
+            scores,
+            decisions,
+            table.plan.arrays,
+            self._starts[0],
+        )
+
+    def dirty(self, partition: int) -> list[tuple[str, str, bytes]]:
+        """(entity, key, blob) of everything of ``partition`` that changed since ``mark_clean``."""
+        return [
+            (table.plan.entity, key, blob)
+            for table in self._tables
+            for key, blob in table.blobs(table.dirty_slots(partition))
+        ]
+
+    def mark_clean(self, partition: int) -> None:
+        """Call when ``dirty`` is safely stored; then entries may leave memory, oldest use first."""
+        for table in self._tables:
+            table.dirty[table.dirty_slots(partition)] = False
+            table.evict(self._max_entities)
+
+    def _peers(self, table: EntityTable, batch: EventBatch, slots: Ints) -> tuple[Ints, Ints]:
+        n = len(slots)
+        if table.plan.is_key or self._partitions == 1:
+            return slots, np.arange(n + 1, dtype=np.int64)
+        keys = batch.entities[table.plan.entity]
+        columns = [table.slots_of(p, keys, self._tick) for p in range(self._partitions)]
+        return (
+            np.ascontiguousarray(np.stack(columns, axis=1)).reshape(-1),
+            np.arange(n + 1, dtype=np.int64) * self._partitions,
+        )
+
+    def _number_columns(self, fields: tuple[str, ...], batch: EventBatch) -> Floats:
+        values: Floats = np.empty((len(batch), len(fields)))
+        for i, field in enumerate(fields):
+            values[:, i] = batch.numbers[field]
+        return values
+
+    def _hash_columns(self, fields: tuple[str, ...], batch: EventBatch) -> Ints:
+        hashes: Ints = np.empty((len(batch), len(fields)), dtype=np.int64)
+        for i, field in enumerate(fields):
+            numbers = batch.numbers.get(field)
+            if numbers is not None:
+                hashes[:, i] = hash_numbers(numbers)
+            else:
+                texts = batch.strings.get(field)
+                hashes[:, i] = hash_texts(batch.entities[field] if texts is None else texts, self._hash_key)
+        return hashes
