@@ -1,0 +1,1 @@
+"""Brokers and stores run as child processes of ours, for one laptop and for tests; no account, no Docker."""
