@@ -1,4 +1,4 @@
-"""The hot entities of one kind in memory: an arena of blobs, an index per partition, LRU over clean entries."""
+"""The hot entities of one kind in memory: blobs in an arena, an index per partition, LRU over clean ones."""
 
 from __future__ import annotations
 

@@ -12,6 +12,9 @@ import numpy.typing as npt
 from domain.batch import Floats, Ints
 from domain.compiled import compiled
 from featurestore.plan import (
+    D_FIELD,
+    D_HOP,
+    D_KEEP,
     DISTINCT_EXACT,
     DISTINCT_MAX_ENTRIES,
     DUPLICATE_ENTRIES,
@@ -27,6 +30,26 @@ from featurestore.plan import (
     OP_SINCE,
     OP_STD,
     OP_SUM,
+    R_CURRENT,
+    R_DELAY,
+    R_HOP,
+    R_OP,
+    R_OUT,
+    R_PLACE,
+    R_STAT,
+    R_TILES,
+    R_WINDOW,
+    S_FIELD,
+    S_MAX,
+    S_MIN,
+    S_N,
+    S_SUM,
+    S_WELFORD,
+    T_HOP,
+    T_KEEP,
+    T_STATS,
+    T_STATS_END,
+    T_WORDS,
     PlanArrays,
 )
 
@@ -42,28 +65,28 @@ APPLY, NOTHING, READ_ONLY = 0, 1, 2
 @compiled
 def new_blob(words: Ints, floats: Floats, base: int, plan: PlanArrays) -> None:
     """Write the header of an entity without events."""
-    tracks, tables, lasts = len(plan.track_hop), len(plan.distinct_hop), len(plan.last_field)
+    n_tracks, n_tables, n_lasts = len(plan.tracks), len(plan.tables), len(plan.lasts)
     words[base] = -1
     words[base + 1] = plan.layout
     words[base + 2] = NEVER
     words[base + 3] = 0
-    for i in range(tracks + tables):
+    for i in range(n_tracks + n_tables):
         words[base + HEAD + i] = 0
-    for i in range(lasts):
-        words[base + HEAD + tracks + tables + 2 * i] = NEVER
-        floats[base + HEAD + tracks + tables + 2 * i + 1] = np.nan
+    for i in range(n_lasts):
+        words[base + HEAD + n_tracks + n_tables + 2 * i] = NEVER
+        floats[base + HEAD + n_tracks + n_tables + 2 * i + 1] = np.nan
 
 
 @compiled
 def blob_words(words: Ints, base: int, plan: PlanArrays) -> int:
     """Length of a blob, from the counts in its header."""
-    tracks, tables = len(plan.track_hop), len(plan.distinct_hop)
-    size = HEAD + tracks + tables + 2 * len(plan.last_field)
-    for i in range(tracks):
-        size += words[base + HEAD + i] * plan.track_words[i]
-    for i in range(tables):
-        size += words[base + HEAD + tracks + i] * 2
-    return size + words[base + 3] * DUPLICATE_WORDS
+    n_tracks, n_tables = len(plan.tracks), len(plan.tables)
+    size = HEAD + n_tracks + n_tables + 2 * len(plan.lasts)
+    for i in range(n_tracks):
+        size += words[base + HEAD + i] * plan.tracks[i, T_WORDS]
+    for i in range(n_tables):
+        size += words[base + HEAD + n_tracks + i] * 2
+    return int(size + words[base + 3] * DUPLICATE_WORDS)
 
 
 @compiled
@@ -78,17 +101,17 @@ def _shift(words: Ints, position: int, end: int, by: int) -> None:
 
 
 @compiled
-def _sections(words: Ints, base: int, plan: PlanArrays, starts: Ints) -> int:
-    """Fill ``starts`` with the position of each track and distinct table; return that of the duplicates."""
-    tracks, tables = len(plan.track_hop), len(plan.distinct_hop)
-    position = base + HEAD + tracks + tables + 2 * len(plan.last_field)
-    for i in range(tracks):
-        starts[i] = position
-        position += words[base + HEAD + i] * plan.track_words[i]
-    for i in range(tables):
-        starts[tracks + i] = position
-        position += words[base + HEAD + tracks + i] * 2
-    return position
+def _sections(words: Ints, base: int, plan: PlanArrays, starts: Ints, at: int) -> int:
+    """Put where each track and distinct table starts into ``starts[at]``; return where duplicates start."""
+    n_tracks, n_tables = len(plan.tracks), len(plan.tables)
+    position = base + HEAD + n_tracks + n_tables + 2 * len(plan.lasts)
+    for i in range(n_tracks):
+        starts[at, i] = position
+        position += words[base + HEAD + i] * plan.tracks[i, T_WORDS]
+    for i in range(n_tables):
+        starts[at, n_tracks + i] = position
+        position += words[base + HEAD + n_tracks + i] * 2
+    return int(position)
 
 
 @compiled
@@ -107,34 +130,34 @@ def _count_in_tile(
     words: Ints, floats: Floats, tile: int, track: int, values: Floats, row: int, plan: PlanArrays
 ) -> None:
     words[tile + 1] += 1
-    for s in range(plan.stat_start[track], plan.stat_start[track + 1]):
-        value = values[row, plan.stat_field[s]]
+    for s in range(plan.tracks[track, T_STATS], plan.tracks[track, T_STATS_END]):
+        value = values[row, plan.stats[s, S_FIELD]]
         if np.isnan(value):
             continue
-        words[tile + plan.stat_n[s]] += 1
-        if plan.stat_sum[s] >= 0:
-            _add_to_sum(floats, tile + plan.stat_sum[s], value)
-        if plan.stat_welford[s] >= 0:
-            at = tile + plan.stat_welford[s]
+        words[tile + plan.stats[s, S_N]] += 1
+        if plan.stats[s, S_SUM] >= 0:
+            _add_to_sum(floats, tile + plan.stats[s, S_SUM], value)
+        if plan.stats[s, S_WELFORD] >= 0:
+            at = tile + plan.stats[s, S_WELFORD]
             delta = value - floats[at]
-            floats[at] += delta / words[tile + plan.stat_n[s]]
+            floats[at] += delta / words[tile + plan.stats[s, S_N]]
             floats[at + 1] += delta * (value - floats[at])
-        if plan.stat_min[s] >= 0:
-            floats[tile + plan.stat_min[s]] = min(floats[tile + plan.stat_min[s]], value)
-        if plan.stat_max[s] >= 0:
-            floats[tile + plan.stat_max[s]] = max(floats[tile + plan.stat_max[s]], value)
+        if plan.stats[s, S_MIN] >= 0:
+            floats[tile + plan.stats[s, S_MIN]] = min(floats[tile + plan.stats[s, S_MIN]], value)
+        if plan.stats[s, S_MAX] >= 0:
+            floats[tile + plan.stats[s, S_MAX]] = max(floats[tile + plan.stats[s, S_MAX]], value)
 
 
 @compiled
 def _open_tile(words: Ints, floats: Floats, tile: int, number: int, track: int, plan: PlanArrays) -> None:
-    for i in range(plan.track_words[track]):
+    for i in range(plan.tracks[track, T_WORDS]):
         words[tile + i] = 0
     words[tile] = number
-    for s in range(plan.stat_start[track], plan.stat_start[track + 1]):
-        if plan.stat_min[s] >= 0:
-            floats[tile + plan.stat_min[s]] = np.inf
-        if plan.stat_max[s] >= 0:
-            floats[tile + plan.stat_max[s]] = -np.inf
+    for s in range(plan.tracks[track, T_STATS], plan.tracks[track, T_STATS_END]):
+        if plan.stats[s, S_MIN] >= 0:
+            floats[tile + plan.stats[s, S_MIN]] = np.inf
+        if plan.stats[s, S_MAX] >= 0:
+            floats[tile + plan.stats[s, S_MAX]] = -np.inf
 
 
 @compiled
@@ -151,8 +174,8 @@ def _add_to_track(
     plan: PlanArrays,
 ) -> int:
     """Count one event in one track; returns by how many words the blob grew."""
-    size = plan.track_words[track]
-    number = time // plan.track_hop[track]
+    size = plan.tracks[track, T_WORDS]
+    number = time // plan.tracks[track, T_HOP]
     count = words[base + HEAD + track]
     stop = start + count * size
     if count > 0 and words[stop - size] == number:
@@ -160,7 +183,7 @@ def _add_to_track(
         return 0
     if count == 0 or words[stop - size] < number:
         expired = 0
-        while expired < count and words[start + expired * size] < number - plan.track_keep[track]:
+        while expired < count and words[start + expired * size] < number - plan.tracks[track, T_KEEP]:
             expired += 1
         grown = (1 - expired) * size
         # what follows the track moves once, by the net change; the kept tiles move down if any expired
@@ -173,8 +196,8 @@ def _add_to_track(
         words[base + HEAD + track] = count + 1 - expired
         _open_tile(words, floats, tile, number, track, plan)
         _count_in_tile(words, floats, tile, track, values, row, plan)
-        return grown
-    if number < words[stop - size] - plan.track_keep[track]:
+        return int(grown)
+    if number < words[stop - size] - plan.tracks[track, T_KEEP]:
         return 0  # older than anything the window keeps
     position = stop - size
     while position > start and words[position - size] >= number:
@@ -184,7 +207,7 @@ def _add_to_track(
         words[base + HEAD + track] = count + 1
         _open_tile(words, floats, position, number, track, plan)
         _count_in_tile(words, floats, position, track, values, row, plan)
-        return size
+        return int(size)
     _count_in_tile(words, floats, position, track, values, row, plan)
     return 0
 
@@ -230,27 +253,27 @@ def _add_to_distinct(
     words: Ints, base: int, end: int, start: int, table: int, time: int, value: int, plan: PlanArrays
 ) -> int:
     """Note one value in one distinct table; returns by how many words the blob grew (or shrank)."""
-    tracks = len(plan.track_hop)
-    number = time // plan.distinct_hop[table]
-    count = words[base + HEAD + tracks + table]
+    n_tracks = len(plan.tracks)
+    number = time // plan.tables[table, D_HOP]
+    count = words[base + HEAD + n_tracks + table]
     newest = number
     for i in range(count):
         if words[start + 2 * i] == value:
             words[start + 2 * i + 1] = max(words[start + 2 * i + 1], number)
             return 0
         newest = max(newest, words[start + 2 * i + 1])
-    if number < newest - plan.distinct_keep[table]:
+    if number < newest - plan.tables[table, D_KEEP]:
         return 0
     kept = count
     if count >= 16 and count % 16 == 0:
-        kept = _prune_distinct(words, start, count, newest - plan.distinct_keep[table])
+        kept = _prune_distinct(words, start, count, newest - plan.tables[table, D_KEEP])
     grown = 2 * (kept + 1 - count)
     if grown != 0:
         _shift(words, start + 2 * count, end, grown)
     words[start + 2 * kept] = value
     words[start + 2 * kept + 1] = number
-    words[base + HEAD + tracks + table] = kept + 1
-    return grown
+    words[base + HEAD + n_tracks + table] = kept + 1
+    return int(grown)
 
 
 @compiled
@@ -268,24 +291,24 @@ def _apply(
     starts: Ints,
 ) -> None:
     """Count one event in every part of an entity's blob (which must have room for it)."""
-    tracks, tables = len(plan.track_hop), len(plan.distinct_hop)
-    duplicates = _sections(words, base, plan, starts)
+    n_tracks, n_tables = len(plan.tracks), len(plan.tables)
+    duplicates = _sections(words, base, plan, starts, 0)
     end = duplicates + words[base + 3] * DUPLICATE_WORDS
     newest = max(words[base + 2], time)
     moved = 0
-    for i in range(tracks):
+    for i in range(n_tracks):
         moved += _add_to_track(
-            words, floats, base, end + moved, starts[i] + moved, i, time, values, row, plan
+            words, floats, base, end + moved, starts[0, i] + moved, i, time, values, row, plan
         )
-    for i in range(tables):
-        value = hashes[row, plan.distinct_field[i]]
+    for i in range(n_tables):
+        value = hashes[row, plan.tables[i, D_FIELD]]
         if value != 0:
             moved += _add_to_distinct(
-                words, base, end + moved, starts[tracks + i] + moved, i, time, value, plan
+                words, base, end + moved, starts[0, n_tracks + i] + moved, i, time, value, plan
             )
-    slot = base + HEAD + tracks + tables
-    for i in range(len(plan.last_field)):
-        number = values[row, plan.last_field[i]]
+    slot = base + HEAD + n_tracks + n_tables
+    for i in range(len(plan.lasts)):
+        number = values[row, plan.lasts[i]]
         if not np.isnan(number) and time >= words[slot + 2 * i]:
             words[slot + 2 * i] = time
             floats[slot + 2 * i + 1] = number
@@ -316,18 +339,18 @@ def _apply(
 def _read_distinct(
     words: Ints, peers: Ints, low: int, high: int, bases: Ints, plan: PlanArrays, table: int, lowest: int
 ) -> float:
-    tracks = len(plan.track_hop)
-    starts = np.empty(tracks + len(plan.distinct_hop), dtype=np.int64)
+    n_tracks = len(plan.tracks)
+    starts = np.empty((1, n_tracks + len(plan.tables)), dtype=np.int64)
     total = 0
     for p in range(low, high):
-        total += words[bases[peers[p]] + HEAD + tracks + table]
+        total += words[bases[peers[p]] + HEAD + n_tracks + table]
     found = np.empty(total, dtype=np.uint64)
     n = 0
     for p in range(low, high):
         base = bases[peers[p]]
-        _sections(words, base, plan, starts)
-        start = starts[tracks + table]
-        for i in range(words[base + HEAD + tracks + table]):
+        _sections(words, base, plan, starts, 0)
+        start = starts[0, n_tracks + table]
+        for i in range(words[base + HEAD + n_tracks + table]):
             if words[start + 2 * i + 1] >= lowest:
                 found[n] = np.uint64(words[start + 2 * i])
                 n += 1
@@ -363,36 +386,36 @@ def _read(
     starts: Ints,
 ) -> None:
     """Read the features of one row from its entity's blobs (one per partition that feeds it)."""
-    tracks, tables = len(plan.track_hop), len(plan.distinct_hop)
+    n_tracks, n_tables = len(plan.tracks), len(plan.tables)
     for p in range(low, high):
-        _sections(words, bases[peers[p]], plan, starts[p - low])
-    for f in range(len(plan.op)):
-        if plan.current[f] != want_current:
+        _sections(words, bases[peers[p]], plan, starts, p - low)
+    for f in range(len(plan.reads)):
+        if plan.reads[f, R_CURRENT] != want_current:
             continue
-        op, place = plan.op[f], plan.track[f]
+        op, place = plan.reads[f, R_OP], plan.reads[f, R_PLACE]
         if op == OP_SINCE or op == OP_LAST:
             newest, value = NEVER, np.nan
             for p in range(low, high):
                 base = bases[peers[p]]
-                at = base + 2 if op == OP_SINCE else base + HEAD + tracks + tables + 2 * place
+                at = base + 2 if op == OP_SINCE else base + HEAD + n_tracks + n_tables + 2 * place
                 if words[at] != NEVER and words[at] >= newest:
                     newest = words[at]
                     value = floats[at + 1]
             out = np.nan
-            if newest != NEVER and (plan.window[f] < 0 or time - newest <= plan.window[f]):
+            if newest != NEVER and (plan.reads[f, R_WINDOW] < 0 or time - newest <= plan.reads[f, R_WINDOW]):
                 out = value if op == OP_LAST else max(0.0, (time - newest) / 1e6)
-            x[row, plan.out[f]] = out
+            x[row, plan.reads[f, R_OUT]] = out
             continue
         if op == OP_DISTINCT:
-            lowest = (time // plan.hop[f]) - plan.tiles[f]
-            x[row, plan.out[f]] = _read_distinct(words, peers, low, high, bases, plan, place, lowest)
+            lowest = (time // plan.reads[f, R_HOP]) - plan.reads[f, R_TILES]
+            x[row, plan.reads[f, R_OUT]] = _read_distinct(words, peers, low, high, bases, plan, place, lowest)
             continue
-        highest = (time - plan.delay[f]) // plan.hop[f]
-        lowest = highest - plan.tiles[f]
-        if plan.delay[f] > 0:
+        highest = (time - plan.reads[f, R_DELAY]) // plan.reads[f, R_HOP]
+        lowest = highest - plan.reads[f, R_TILES]
+        if plan.reads[f, R_DELAY] > 0:
             highest -= 1
-        size = plan.track_words[place]
-        s = plan.stat[f]
+        size = plan.tracks[place, T_WORDS]
+        s = plan.reads[f, R_STAT]
         n, total, carry = 0, 0.0, 0.0
         mean, squares = 0.0, 0.0
         least, greatest = np.inf, -np.inf
@@ -405,10 +428,10 @@ def _read(
                     if op == OP_EVENTS:
                         n += words[tile + 1]
                     else:
-                        count = words[tile + plan.stat_n[s]]
+                        count = words[tile + plan.stats[s, S_N]]
                         if count > 0:
                             if op == OP_SUM or op == OP_MEAN:
-                                at = tile + plan.stat_sum[s]
+                                at = tile + plan.stats[s, S_SUM]
                                 value = floats[at]
                                 added = total + value
                                 if abs(total) >= abs(value):
@@ -419,15 +442,15 @@ def _read(
                                 carry += floats[at + 1]
                             elif op == OP_STD:
                                 # Chan, Golub and LeVeque (1983): combining means and squared deviations
-                                at = tile + plan.stat_welford[s]
+                                at = tile + plan.stats[s, S_WELFORD]
                                 delta = floats[at] - mean
                                 both = n + count
                                 mean += delta * count / both
                                 squares += floats[at + 1] + delta * delta * n * count / both
                             elif op == OP_MIN:
-                                least = min(least, floats[tile + plan.stat_min[s]])
+                                least = min(least, floats[tile + plan.stats[s, S_MIN]])
                             elif op == OP_MAX:
-                                greatest = max(greatest, floats[tile + plan.stat_max[s]])
+                                greatest = max(greatest, floats[tile + plan.stats[s, S_MAX]])
                             n += count
                 tile -= size
         out = np.nan
@@ -443,14 +466,14 @@ def _read(
                 out = np.sqrt(squares / (n - 1))
         elif n > 0:
             out = least if op == OP_MIN else greatest
-        x[row, plan.out[f]] = out
+        x[row, plan.reads[f, R_OUT]] = out
 
 
 @compiled
 def _reserve(
     words: Ints, bases: Ints, classes: Ints, slot: int, need: int, used: int, free: Ints, top: Ints
 ) -> bool:
-    """Give ``slot`` a block of at least ``need`` words, moving its ``used`` words; False: the arena is full."""
+    """Move ``slot``, with its ``used`` words, to a block of ``need`` or more; False: the arena is full."""
     level = classes[slot]
     while (32 << level) < need:
         level += 1
@@ -486,7 +509,7 @@ def find_duplicates(
 ) -> int:
     """Position of the entry that makes this event a duplicate, or -1."""
     base = bases[slot]
-    first = _sections(words, base, plan, starts)
+    first = _sections(words, base, plan, starts, 0)
     for i in range(words[base + 3] - 1, -1, -1):
         at = first + i * DUPLICATE_WORDS
         if words[at] == id_hash and words[at + 2] < offset and words[at + 1] >= time - plan.dedupe_window:
@@ -532,7 +555,7 @@ def advance(
         slot = slots[row]
         if plan.is_key and action[row] != NOTHING:
             at = find_duplicates(
-                words, floats, bases, slot, times[row], offsets[row], id_hashes[row], plan, starts[0]
+                words, floats, bases, slot, times[row], offsets[row], id_hashes[row], plan, starts
             )
             if at >= 0:
                 action[row] = NOTHING
@@ -556,7 +579,17 @@ def advance(
         if action[row] == READ_ONLY:
             before = words[base : base + used].copy()
             _apply(
-                words, floats, base, times[row], offsets[row], values, hashes, id_hashes[row], row, plan, starts[0]
+                words,
+                floats,
+                base,
+                times[row],
+                offsets[row],
+                values,
+                hashes,
+                id_hashes[row],
+                row,
+                plan,
+                starts,
             )
             if want:
                 _read(words, floats, bases, peers, low, high, times[row], 1, plan, x, row, starts)
@@ -574,7 +607,7 @@ def advance(
                     id_hashes[row],
                     row,
                     plan,
-                    starts[0],
+                    starts,
                 )
             if want:
                 _read(words, floats, bases, peers, low, high, times[row], 1, plan, x, row, starts)
@@ -597,7 +630,7 @@ def set_results(
     """Write each event's result into its duplicate entry, found by source offset."""
     for row in range(len(slots)):
         base = bases[slots[row]]
-        first = _sections(words, base, plan, starts)
+        first = _sections(words, base, plan, starts, 0)
         for i in range(words[base + 3] - 1, -1, -1):
             at = first + i * DUPLICATE_WORDS
             if words[at + 2] == offsets[row]:

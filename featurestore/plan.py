@@ -14,11 +14,11 @@ A tile is ``tile number, events, stats...``; a distinct entry ``hash, newest til
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from domain.batch import Ints
 from domain.pipeline import Aggregate, AggregateFeature, Pipeline
@@ -34,6 +34,8 @@ __all__ = [
     "tiles_kept",
 ]
 
+T = TypeVar("T")
+
 DISTINCT_EXACT = 128
 """Distinct counts are exact up to here, estimated above."""
 DISTINCT_MAX_ENTRIES = 2048
@@ -45,6 +47,15 @@ HEAD = 4
 DUPLICATE_WORDS = 5
 
 OP_EVENTS, OP_COUNT, OP_SUM, OP_MEAN, OP_STD, OP_MIN, OP_MAX, OP_DISTINCT, OP_LAST, OP_SINCE = range(10)
+T_HOP, T_KEEP, T_WORDS, T_STATS, T_STATS_END = range(5)
+"""Tracks: hop (microseconds), tiles kept behind the newest, words per tile, first and last + 1 stat."""
+S_FIELD, S_N, S_SUM, S_WELFORD, S_MIN, S_MAX = range(6)
+"""Stats: column of the field; offsets of count, (sum, compensation), (mean, squared deviations), min, max."""
+D_FIELD, D_HOP, D_KEEP = range(3)
+"""Distinct tables: column of the hashed field, hop, tiles kept."""
+R_OP, R_OUT, R_PLACE, R_STAT, R_TILES, R_HOP, R_DELAY, R_WINDOW, R_CURRENT = range(9)
+"""Features: operation, output column, track (or distinct table, or last slot), stat, window in tiles, hop,
+delay, window (microseconds; -1 for no limit), whether the event itself counts."""
 _OPS = {
     Aggregate.SUM: OP_SUM,
     Aggregate.MEAN: OP_MEAN,
@@ -58,34 +69,20 @@ _OPS = {
 
 
 class PlanArrays(NamedTuple):
-    """What the kernels see of a plan; all int64. Offsets are word offsets within a tile, -1 where unused."""
+    """What the kernels see of a plan: int64 tables, one row per track, stat, distinct table and feature.
+
+    Few arrays, because each one costs the kernels at every call. Columns are the ``T_``, ``S_``, ``D_`` and
+    ``R_`` constants. Word offsets of stats count from the start of a tile; -1 where unused.
+    """
 
     layout: int
     is_key: int
     dedupe_window: int
-    track_hop: Ints
-    track_keep: Ints
-    track_words: Ints
-    stat_start: Ints  # stats of track i are stat_start[i] : stat_start[i + 1]
-    stat_field: Ints
-    stat_n: Ints
-    stat_sum: Ints  # sum, compensation
-    stat_welford: Ints  # mean, sum of squared deviations
-    stat_min: Ints
-    stat_max: Ints
-    distinct_field: Ints
-    distinct_hop: Ints
-    distinct_keep: Ints
-    last_field: Ints
-    op: Ints
-    out: Ints
-    track: Ints  # or the distinct table, or the last slot
-    stat: Ints
-    tiles: Ints
-    hop: Ints
-    delay: Ints
-    window: Ints  # last and since: microseconds, -1 for no limit
-    current: Ints
+    tracks: Ints
+    stats: Ints
+    tables: Ints
+    lasts: Ints  # column of the field, per last slot
+    reads: Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,28 +99,34 @@ class EntityPlan:
     def head_words(self) -> int:
         """Words before the first tile."""
         a = self.arrays
-        return HEAD + len(a.track_hop) + len(a.distinct_hop) + 2 * len(a.last_field)
+        return HEAD + len(a.tracks) + len(a.tables) + 2 * len(a.lasts)
 
     @property
     def growth_words(self) -> int:
         """The most words that one event can add to a blob."""
         a = self.arrays
         duplicates = DUPLICATE_WORDS if self.is_key else 0
-        return int(a.track_words.sum()) + 2 * len(a.distinct_hop) + duplicates
+        return int(a.tracks[:, T_WORDS].sum()) + 2 * len(a.tables) + duplicates
+
+
+def _given(value: T | None) -> T:
+    """A part of a declaration that the pipeline check guarantees."""
+    if value is None:
+        raise ValueError("an unchecked pipeline declaration reached the planner")
+    return value
 
 
 def tiles_kept(feature: AggregateFeature, max_lateness: int) -> int:
     """How many tiles behind the newest one a windowed feature needs (docs/features.md, ``keep``)."""
-    assert feature.window is not None
-    assert feature.hop is not None
-    return feature.window // feature.hop + -(-(feature.delay + max_lateness) // feature.hop) + 1
+    hop = _given(feature.hop)
+    return _given(feature.window) // hop + -(-(feature.delay + max_lateness) // hop) + 1
 
 
 def bytes_bound(plan: EntityPlan) -> int:
     """The most bytes the blob of one entity can have, however many events it sees."""
     a = plan.arrays
-    words = plan.head_words + int(((a.track_keep + 1) * a.track_words).sum())
-    words += 2 * DISTINCT_MAX_ENTRIES * len(a.distinct_hop)
+    words = plan.head_words + int(((a.tracks[:, T_KEEP] + 1) * a.tracks[:, T_WORDS]).sum())
+    words += 2 * DISTINCT_MAX_ENTRIES * len(a.tables)
     words += DUPLICATE_WORDS * DUPLICATE_ENTRIES if plan.is_key else 0
     return 8 * words
 
@@ -137,10 +140,6 @@ def layout_digest(pipeline: Pipeline, entity: str) -> int:
     ]
     text = f"1|{entity}|{pipeline.event.key}|{pipeline.event.max_lateness}|" + ";".join(sorted(parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
-
-
-def _ints(values: list[int]) -> npt.NDArray[np.int64]:
-    return np.array(values, dtype=np.int64)
 
 
 @dataclass(slots=True)
@@ -166,19 +165,16 @@ def _plan_entity(pipeline: Pipeline, entity: str) -> EntityPlan:
     lateness = pipeline.event.max_lateness
     for f in features:
         if f.aggregate is Aggregate.LAST:
-            assert f.of is not None
-            last.setdefault(f.of, len(last))
-            numbers.setdefault(f.of, len(numbers))
+            last.setdefault(_given(f.of), len(last))
+            numbers.setdefault(_given(f.of), len(numbers))
         elif f.aggregate is Aggregate.DISTINCT:
-            assert f.of is not None
-            assert f.hop is not None
-            table = (f.of, f.hop)
+            table = (_given(f.of), _given(f.hop))
             distinct[table] = max(distinct.get(table, 0), tiles_kept(f, lateness))
-            hashes.setdefault(f.of, len(hashes))
+            hashes.setdefault(_given(f.of), len(hashes))
         elif f.aggregate is not Aggregate.SECONDS_SINCE_LAST:
-            assert f.hop is not None
-            stats = tracks.setdefault(f.hop, [])
-            keep[f.hop] = max(keep.get(f.hop, 0), tiles_kept(f, lateness))
+            hop = _given(f.hop)
+            stats = tracks.setdefault(hop, [])
+            keep[hop] = max(keep.get(hop, 0), tiles_kept(f, lateness))
             if f.of is not None:
                 numbers.setdefault(f.of, len(numbers))
                 found = next((s for s in stats if s.field == f.of), None)
@@ -188,11 +184,11 @@ def _plan_entity(pipeline: Pipeline, entity: str) -> EntityPlan:
                 found.needs.add(f.aggregate)
 
     track_of = {hop: i for i, hop in enumerate(tracks)}
-    stat_start, track_words = [0], []
-    stat_rows: list[tuple[int, int, int, int, int, int]] = []
+    track_rows: list[tuple[int, ...]] = []
+    stat_rows: list[tuple[int, ...]] = []
     stat_of: dict[tuple[int, str], int] = {}
     for hop, stats in tracks.items():
-        words = 2
+        words, first_stat = 2, len(stat_rows)
         for stat in stats:
             stat_of[hop, stat.field] = len(stat_rows)
             n_at, words = words, words + 1
@@ -206,8 +202,7 @@ def _plan_entity(pipeline: Pipeline, entity: str) -> EntityPlan:
             if Aggregate.MAX in stat.needs:
                 max_at, words = words, words + 1
             stat_rows.append((numbers[stat.field], n_at, sum_at, welford_at, min_at, max_at))
-        track_words.append(words)
-        stat_start.append(len(stat_rows))
+        track_rows.append((hop, keep[hop], words, first_stat, len(stat_rows)))
 
     table_of = {table: i for i, table in enumerate(distinct)}
     rows: list[tuple[int, ...]] = []
@@ -225,42 +220,31 @@ def _plan_entity(pipeline: Pipeline, entity: str) -> EntityPlan:
             tiles = f.window // f.hop
         window = -1 if f.window is None else f.window
         rows.append(
-            (op, columns[f.name], place, stat_index, tiles, f.hop or 1, f.delay, window, int(f.include_current))
+            (
+                op,
+                columns[f.name],
+                place,
+                stat_index,
+                tiles,
+                f.hop or 1,
+                f.delay,
+                window,
+                int(f.include_current),
+            )
         )
 
-    def column(i: int) -> Ints:
-        return _ints([row[i] for row in rows])
-
-    def stat_column(i: int) -> Ints:
-        return _ints([row[i] for row in stat_rows])
+    def as_table(rows: Sequence[tuple[int, ...]], columns: int) -> Ints:
+        return np.array(rows, dtype=np.int64).reshape(len(rows), columns)
 
     arrays = PlanArrays(
         layout=layout_digest(pipeline, entity),
         is_key=int(entity == pipeline.event.key),
         dedupe_window=pipeline.event.dedupe_window,
-        track_hop=_ints(list(tracks)),
-        track_keep=_ints([keep[hop] for hop in tracks]),
-        track_words=_ints(track_words),
-        stat_start=_ints(stat_start),
-        stat_field=stat_column(0),
-        stat_n=stat_column(1),
-        stat_sum=stat_column(2),
-        stat_welford=stat_column(3),
-        stat_min=stat_column(4),
-        stat_max=stat_column(5),
-        distinct_field=_ints([hashes[field] for field, _ in distinct]),
-        distinct_hop=_ints([hop for _, hop in distinct]),
-        distinct_keep=_ints(list(distinct.values())),
-        last_field=_ints([numbers[field] for field in last]),
-        op=column(0),
-        out=column(1),
-        track=column(2),
-        stat=column(3),
-        tiles=column(4),
-        hop=column(5),
-        delay=column(6),
-        window=column(7),
-        current=column(8),
+        tracks=as_table(track_rows, 5),
+        stats=as_table(stat_rows, 6),
+        tables=as_table([(hashes[field], hop, kept) for (field, hop), kept in distinct.items()], 3),
+        lasts=np.array([numbers[field] for field in last], dtype=np.int64),
+        reads=as_table(rows, 9),
     )
     return EntityPlan(
         entity=entity,

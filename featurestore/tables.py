@@ -67,10 +67,8 @@ class FeatureTables:
         self._held: set[int] = set()
         self._tick = 0
         self._hash_key = f"tidegate:{pipeline.name}"
-        self._values = [
-            (i, f.field) for i, f in enumerate(pipeline.features) if isinstance(f, ValueFeature)
-        ]
-        width = max(len(t.plan.arrays.track_hop) + len(t.plan.arrays.distinct_hop) for t in self._tables)
+        self._values = [(i, f.field) for i, f in enumerate(pipeline.features) if isinstance(f, ValueFeature)]
+        width = max(len(t.plan.arrays.tracks) + len(t.plan.arrays.tables) for t in self._tables)
         self._starts: Ints = np.zeros((max(partitions, 1), width + 1), dtype=np.int64)
 
     @property
@@ -191,9 +189,7 @@ class FeatureTables:
             for column, field in self._values:
                 features[:, column] = batch.numbers[field]
             features[duplicate] = np.nan
-        return Advanced(
-            features, duplicate, first_offset, first_score, first_decision, late, int(before[-1])
-        )
+        return Advanced(features, duplicate, first_offset, first_score, first_decision, late, int(before[-1]))
 
     def set_results(
         self, partition: int, keys: Sequence[str], offsets: Ints, scores: Floats, decisions: Ints
@@ -211,7 +207,7 @@ class FeatureTables:
             scores,
             decisions,
             table.plan.arrays,
-            self._starts[0],
+            self._starts,
         )
 
     def dirty(self, partition: int) -> list[tuple[str, str, bytes]]:
