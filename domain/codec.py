@@ -18,7 +18,7 @@ from domain.batch import EventBatch, Floats
 from domain.codec_diagnosis import Diagnosis
 from domain.codec_encode import RowEncoder
 from domain.codec_schema import json_schema_of_event
-from domain.codec_time import BadTime, reader
+from domain.codec_time import BadTimeError, reader
 from domain.codec_types import DecodedEvent, attribute_names, event_type
 from domain.durations import format_duration
 from domain.errors import EventRejected, Reject
@@ -74,15 +74,15 @@ class EventCodec:
                 value = getattr(event, name)
                 if value is not None:
                     setattr(event, name, read(value) / 1e6)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, BadTime) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, BadTimeError) as error:
             raise self._diagnosis.explain(raw, error) from None
         if time > received_at + self._max_future:
             raise EventRejected(
                 Reject.IN_FUTURE,
                 self._time_source,
-                f"{self._time_source} lies {format_duration((time - received_at) // 1_000_000 * 1_000_000)} after "
-                f"the record was received, the limit is {format_duration(self._max_future)}.",
-                remedy="Correct the producer's clock or zone, or raise event.max_future in the pipeline file.",
+                f"{self._time_source} lies {format_duration(time - received_at)} after the record was "
+                f"received, the limit is {format_duration(self._max_future)}.",
+                remedy="Correct the producer's clock or zone, or raise event.max_future.",
             )
         # \u0000 is the only way for a NUL into a JSON text; a backslash is rare and quickly looked for
         if b"\\" in raw and any("\0" in get(event) for get in self._named_texts):

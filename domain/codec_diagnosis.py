@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from domain.codec_time import BadTime, reader
+from domain.codec_time import BadTimeError, reader
 from domain.codec_types import integer_bounds
 from domain.errors import EventRejected, Reject
 from domain.pipeline import EventSpec, Field, FieldType, Pipeline, UnknownFields
@@ -166,7 +166,7 @@ class Diagnosis:
                 "Shorten it, or raise `max_length` in the pipeline file.",
             )
 
-    def _check_number(self, field: Field, value: object) -> None:
+    def _check_number(self, field: Field, value: Any) -> None:
         wanted = "a number" if field.type is FieldType.NUMBER else "a whole number"
         whole = isinstance(value, int | _BigInteger)
         if isinstance(value, bool) or not (whole or isinstance(value, float)):
@@ -214,7 +214,7 @@ class Diagnosis:
                 )
         try:
             reader(field)(decoded)
-        except BadTime:
+        except BadTimeError:
             self._reject(
                 Reject.BAD_TIMESTAMP, field, f"is {self._value(field, value)}, not from 1970 to 2199", remedy
             )

@@ -27,7 +27,7 @@ class RowEncoder:
         ]
 
     def encode(self, record: Mapping[str, object]) -> bytes:
-        """One record as JSON. Missing values (None, NaN, NaT) of optional fields are left out, others null."""
+        """One record as JSON. Missing values (None, NaN, NaT) become null, or are left out if optional."""
         out: dict[str, Any] = {}
         for source, required, convert in self._columns:
             value = convert(record.get(source))
@@ -53,7 +53,7 @@ def _converter(field: Field) -> Callable[[Any], Any]:
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return None
         if isinstance(value, datetime):
-            if value != value:  # pandas' NaT is a datetime that is not equal to itself
+            if str(value) == "NaT":  # pandas' missing time is a datetime
                 return None
             return value.isoformat() if write_time is None else write_time(value)
         if field.type is FieldType.STRING and isinstance(value, int) and not isinstance(value, bool):

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from domain.clock import from_micros, to_micros
 from domain.pipeline import Field
 
-__all__ = ["EARLIEST", "LATEST", "BadTime", "reader", "writer", "zone_of"]
+__all__ = ["EARLIEST", "LATEST", "BadTimeError", "reader", "writer", "zone_of"]
 
 EARLIEST = 0
 LATEST = to_micros(datetime(2200, 1, 1, tzinfo=UTC))
@@ -20,7 +20,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PER = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
 
-class BadTime(ValueError):
+class BadTimeError(ValueError):
     """A timestamp that is well written but lies outside 1970 to 2200."""
 
 
@@ -32,14 +32,14 @@ def zone_of(field: Field) -> tzinfo | None:
 
 
 def reader(field: Field) -> Callable[[Any], int]:
-    """From what msgspec decoded (datetime or float) to UTC microseconds; raises BadTime."""
+    """From what msgspec decoded (datetime or float) to UTC microseconds; raises BadTimeError."""
     if field.unit != "iso":
         scale = _PER[field.unit]
 
         def from_number(value: float) -> int:
             micros = round(value * scale) if -1e16 < value < 1e16 else -1
             if not EARLIEST <= micros < LATEST:
-                raise BadTime
+                raise BadTimeError
             return micros
 
         return from_number
@@ -52,10 +52,10 @@ def reader(field: Field) -> Callable[[Any], int]:
         try:
             delta = value - _EPOCH
         except OverflowError:
-            raise BadTime from None
+            raise BadTimeError from None
         micros = (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
         if not EARLIEST <= micros < LATEST:
-            raise BadTime
+            raise BadTimeError
         return micros
 
     return from_datetime

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 
@@ -58,7 +58,7 @@ def event_type(pipeline: Pipeline) -> type[DecodedEvent]:
             columns.append((attributes[field.name], kind))
         else:
             columns.append((attributes[field.name], kind | None, None))
-    return msgspec.defstruct(
+    made = msgspec.defstruct(
         "Event",
         columns,
         bases=(DecodedEvent,),
@@ -67,6 +67,7 @@ def event_type(pipeline: Pipeline) -> type[DecodedEvent]:
         kw_only=True,
         gc=False,
     )
+    return cast(type[DecodedEvent], made)
 
 
 def _wire_type(field: Field, *, named: bool) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zoneinfo
 
-from domain.durations import parse_duration
 from domain.pipeline import DEFAULT_NUMBER_LIMIT, EventSpec, Field, FieldType, LatePolicy, UnknownFields
 from domain.pipeline_reader import Report, Section, did_you_mean
 from domain.pipeline_yaml import Node
@@ -55,18 +54,15 @@ def read_event(top: Section) -> tuple[EventSpec | None, dict[str, Field]]:
             "id, time and key must be three different fields.",
             "The id names one event, the key names whoever causes many of them.",
         )
-    max_lateness = section.duration("max_lateness", parse_duration("1h"), low=0)
-    max_future = section.duration("max_future", parse_duration("5m"), low=0)
-    dedupe_window = section.duration("dedupe_window", parse_duration("10m"), low=0)
-    late = section.choice("late", list(LatePolicy), LatePolicy.COUNT)
-    unknown = section.choice("unknown_fields", list(UnknownFields), UnknownFields.REJECT)
+    max_lateness = section.duration_or("max_lateness", "1h")
+    max_future = section.duration_or("max_future", "5m")
+    dedupe_window = section.duration_or("dedupe_window", "10m")
+    late = section.choice_or("late", list(LatePolicy), LatePolicy.COUNT)
+    unknown = section.choice_or("unknown_fields", list(UnknownFields), UnknownFields.REJECT)
     max_bytes = section.integer("max_bytes", 64, 1_000_000, 65_536)
     event_id, time, key = roles["id"], roles["time"], roles["key"]
     if event_id is None or time is None or key is None:
         return None, fields
-    assert max_lateness is not None
-    assert max_future is not None
-    assert dedupe_window is not None
     spec = EventSpec(
         id=event_id,
         time=time,
@@ -148,7 +144,7 @@ def _read_field(name: str, node: Node, path: str, report: Report) -> Field | Non
     unit = "iso"
     timezone = None
     if type_ is FieldType.TIMESTAMP:
-        unit = section.choice("unit", ("iso", "s", "ms", "us"), "iso") or "iso"
+        unit = section.choice_or("unit", ("iso", "s", "ms", "us"), "iso")
         timezone = _timezone(section, unit)
     return Field(
         name=name,

@@ -119,7 +119,7 @@ class _Features:
             entry,
             "value",
             lambda f: f.type in _NUMBER_LIKE and not f.sensitive,
-            "Choose a number, integer or boolean field; for a text write an expression such as country == 'US'.",
+            "Choose a number, integer or boolean field; for a text write an expression: country == 'US'.",
         )
         return None if field is None else ValueFeature(name=name, field=field.name)
 
@@ -235,8 +235,8 @@ class _Features:
                 entry.wrong(
                     "hop" if entry.has("hop") else "window",
                     f"{kept:,} tiles of {format_duration(hop)} would be kept, the limit is {MAX_TILES:,}.",
-                    f"Choose a wider hop (at most {format_duration(window // MIN_TILES)}), a longer window, or a "
-                    f"smaller event.max_lateness (now {format_duration(self.max_lateness)}).",
+                    f"Choose a wider hop (at most {format_duration(window // MIN_TILES)}), a longer "
+                    f"window, or a smaller event.max_lateness (now {format_duration(self.max_lateness)}).",
                 )
         return window, hop, delay
 

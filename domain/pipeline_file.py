@@ -1,4 +1,4 @@
-"""Reading the pipeline file: YAML in, a checked :class:`domain.pipeline.Pipeline` out, or every mistake at once.
+"""Reading the pipeline file: YAML in, a checked Pipeline out, or every mistake at once.
 
 docs/pipeline.md describes the file for people; :func:`domain.pipeline_schema.json_schema` for editors.
 """
@@ -94,7 +94,7 @@ def _read(top: Section, kinds: Kinds | None, check: CheckExpression | None) -> P
         top.wrong(
             "pipeline",
             f"{name[:80]!r} is not a valid name.",
-            "It begins Kafka topics: use a lower-case letter, then up to 62 lower-case letters, digits, _ and -.",
+            "It begins Kafka topics: a lower-case letter, then up to 62 lower-case letters, digits, _ and -.",
         )
     version = top.integer("version", 1, 2**31, 1)
     seed = top.integer("seed", 0, 2**31 - 1, 0)

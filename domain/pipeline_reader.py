@@ -17,7 +17,8 @@ MAX_DURATION = parse_duration("3650d")
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _RESERVED = frozenset(
-    ["true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package", "namespace", "return", "var", "void", "while"]
+    {"true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if"}
+    | {"import", "let", "loop", "package", "namespace", "return", "var", "void", "while"}
 )
 
 
@@ -183,6 +184,16 @@ class Section:
             self.wrong(key, f"{str(node.scalar)[:80]!r} is out of range.", f"Choose from {bounds}.")
             return default
         return micros
+
+    def duration_or(self, key: str, default: str) -> int:
+        """A duration of zero or more in microseconds; ``default`` (``1h``) when missing or wrong."""
+        fallback = parse_duration(default)
+        found = self.duration(key, fallback, low=0)
+        return fallback if found is None else found
+
+    def choice_or(self, key: str, options: Sequence[str], default: str) -> str:
+        """One of ``options``; ``default`` when missing or wrong."""
+        return self.choice(key, options, default) or default
 
     def choice(self, key: str, options: Sequence[str], default: str | None) -> str | None:
         """One of ``options``; with no default it must be there."""

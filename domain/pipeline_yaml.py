@@ -11,7 +11,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
 from domain.errors import Problem
@@ -93,16 +93,13 @@ _YAML_REMEDY = "Check indentation, quotes and brackets near this place; indent w
 
 
 def _check_shape(text: str) -> Problem | None:
-    depth = count = 0
-    for event in YAML(typ="safe", pure=True).parse(text):
-        count += 1
+    depth = 0
+    for count, event in enumerate(YAML(typ="safe", pure=True).parse(text), start=1):
         if isinstance(event, CollectionStartEvent):
             depth += 1
         elif isinstance(event, CollectionEndEvent):
             depth -= 1
         mark = event.start_mark
-        if isinstance(event, AliasEvent) and count > MAX_VALUES:
-            break
         if depth > MAX_DEPTH:
             reason = f"values nest deeper than {MAX_DEPTH} levels."
             return Problem(
@@ -155,7 +152,7 @@ class _Builder:
                 continue
             name = str(key.value)
             inner = name if path == "(file)" else f"{path}.{name}"
-            if name == "<<" or key.tag.endswith(":merge"):
+            if name == "<<" or str(key.tag).endswith(":merge"):
                 self._problem(key, path, "merge keys (<<) are not supported.", "Write the keys out.")
             elif name in mapping:
                 first = places[name][0]

@@ -1,4 +1,4 @@
-"""The one way a process of ours reads a pipeline file: with the kinds of detectors and expressions it can run."""
+"""The one way our processes read a pipeline file: with the detectors and expressions they can run."""
 
 from __future__ import annotations
 
