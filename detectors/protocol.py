@@ -28,6 +28,14 @@ class Detector(Protocol):
         ...
 
     @property
+    def last_failure(self) -> str | None:
+        """Why the newest row that got no score although the detector was ready got none (the type of the error).
+
+        None when that never happened.
+        """
+        ...
+
+    @property
     def version(self) -> str:
         """Kind and content hash of what it scores with, for example ``isolation_forest-3f2a9c01``.
 
@@ -45,7 +53,10 @@ class Detector(Protocol):
         ...
 
     def step(self, x: Floats) -> Floats:
-        """Score each row, then learn it, row after row (prequential). NaN where it was not ready."""
+        """Score each row, then learn it, row after row (prequential).
+
+        NaN where it was not ready, and where one row could not be scored (see ``last_failure``).
+        """
         ...
 
     def fit(self, x: Floats) -> None:

@@ -1,0 +1,278 @@
+"""All detectors of a pipeline as one: raw scores, their ranks, and one score that an alert budget fits.
+
+Each detector's score becomes its rank among its own recent scores (:mod:`detectors.ranks`). The mean rank of
+the detectors that have one is ranked once more, and that is the score: the share of recent traffic that
+looked less suspicious. An alert budget ``b`` is therefore the condition ``score >= 1 - b``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from detectors.arrays import Arrays, child, merge, pack, unpack
+from detectors.kinds import build
+from detectors.protocol import Detector
+from detectors.ranks import MINIMUM, WINDOW, RankTable
+from detectors.reference import ReferenceSample
+from domain.batch import Floats, Ints
+from domain.pipeline import Pipeline
+
+__all__ = ["Ensemble", "EnsembleOutput", "Segment"]
+
+_COMBINERS = ("rank_average",)
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Rows [start, stop) of an output, which share models and abstentions.
+
+    ``versions`` names the model of every detector, ``abstained`` says why some gave no rank.
+    """
+
+    start: int
+    stop: int
+    versions: dict[str, str]
+    abstained: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class EnsembleOutput:
+    """Scores of n rows.
+
+    raw       float64[n, detectors]: the detectors' scores, NaN = abstained or failed
+    ranks     float64[n, detectors]: share of recent rows with a lower score, NaN likewise
+    score     float64[n]: share of recent traffic that looked less suspicious (0 to 1), NaN when all
+              abstain or too few rows have been ranked
+    segments  cover all rows in order
+    """
+
+    raw: Floats
+    ranks: Floats
+    score: Floats
+    segments: tuple[Segment, ...]
+
+
+class Ensemble:
+    """The detectors of ``pipeline`` in the order of its file, their rank tables, and what is usual.
+
+    Everything is a pure function of the pipeline and the rows stepped so far, in order. Raises ValueError
+    when a detector's declaration is wrong.
+    """
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        features = pipeline.feature_names
+        if pipeline.decision.combine not in _COMBINERS:
+            raise ValueError(
+                f"decision.combine {pipeline.decision.combine!r} is unknown; known: {', '.join(_COMBINERS)}"
+            )
+        self._digest = pipeline.digest
+        self._width = len(features)
+        self._detectors: list[Detector] = []
+        self._columns: list[Ints | None] = []
+        for spec in pipeline.detectors:
+            seen = features if spec.features is None else spec.features
+            unknown = [name for name in seen if name not in features]
+            if unknown:
+                raise ValueError(f"detector {spec.name!r}: unknown feature {unknown[0]!r}")
+            self._columns.append(None if seen == features else np.array([features.index(f) for f in seen]))
+            self._detectors.append(build(spec, seen, pipeline.seed))
+        self.names: tuple[str, ...] = tuple(spec.name for spec in pipeline.detectors)
+        self._tables = [RankTable() for _ in self._detectors]
+        self._final = RankTable()
+        self._joined = [False] * len(self._detectors)
+        self.reference = ReferenceSample(self._width, pipeline.seed)
+        self.seen = 0
+        """Rows learned so far."""
+
+    def versions(self) -> dict[str, str]:
+        """The model of every detector by name."""
+        return {name: d.version for name, d in zip(self.names, self._detectors, strict=True)}
+
+    def abstained(self) -> dict[str, str]:
+        """Why each detector that would give no rank now gives none."""
+        reasons: dict[str, str] = {}
+        for name, detector, table in zip(self.names, self._detectors, self._tables, strict=True):
+            reason = detector.abstains_because or table.abstains_because
+            if reason is not None:
+                reasons[name] = reason
+        return reasons
+
+    def step(self, x: Floats) -> EnsembleOutput:
+        """Score each row of ``x`` (float64[n, features]), then learn it, row after row."""
+        n = self._check(x)
+        raw = np.full((n, len(self.names)), np.nan)
+        ranks = np.full((n, len(self.names)), np.nan)
+        score = np.empty(n)
+        segments: list[Segment] = []
+        at = 0
+        while at < n:
+            stop = at + min(n - at, self._until_change())
+            segments += self._step_part(x[at:stop], at, raw[at:stop], ranks[at:stop], score[at:stop])
+            at = stop
+        self.reference.add(x)
+        self.seen += n
+        return EnsembleOutput(raw, ranks, score, _joined(segments))
+
+    def score(self, x: Floats) -> EnsembleOutput:
+        """What :meth:`step` would say of each row of ``x`` if it came next; changes nothing."""
+        n = self._check(x)
+        raw = np.full((n, len(self.names)), np.nan)
+        ranks = np.full((n, len(self.names)), np.nan)
+        failed: dict[str, str] = {}
+        for i, (name, detector) in enumerate(zip(self.names, self._detectors, strict=True)):
+            try:
+                raw[:, i] = detector.score(self._view(x, i))
+            except Exception as error:  # one detector's fault must not silence the others
+                failed[name] = type(error).__name__
+            ranks[:, i] = self._tables[i].rank(_finite(raw[:, i]))
+        score = self._final.rank(_mean(ranks))
+        return EnsembleOutput(raw, ranks, score, _joined(self._segments(0, raw, self.abstained(), failed)))
+
+    def fit(self, x: Floats) -> None:
+        """Train on past rows (float64[n, features], oldest first), then rank by their scores."""
+        n = self._check(x)
+        if n == 0:
+            return
+        for i, detector in enumerate(self._detectors):
+            detector.fit(self._view(x, i))
+        recent = x[-WINDOW:]
+        ranks = np.full((recent.shape[0], len(self.names)), np.nan)
+        for i, detector in enumerate(self._detectors):
+            raw = _finite(detector.score(self._view(recent, i)))
+            self._tables[i].step(raw)
+            ranks[:, i] = self._tables[i].rank(raw)
+            self._joined[i] = self._tables[i].ready
+        self._final.step(_mean(ranks))
+        self.reference.add(x)
+        self.seen += n
+
+    def snapshot(self) -> bytes:
+        """All state; :meth:`restore` of it in an ensemble of the same pipeline continues with equal bits."""
+        children: dict[str, Arrays] = {
+            "final": self._final.snapshot(),
+            "reference": self.reference.snapshot(),
+        }
+        for i, detector in enumerate(self._detectors):
+            children[f"detector{i}"] = detector.snapshot()
+            children[f"ranks{i}"] = self._tables[i].snapshot()
+        own = {"format": _FORMAT, "pipeline": self._digest, "seen": self.seen, "joined": list(self._joined)}
+        return pack(merge(children, Arrays({}, own)))
+
+    def restore(self, blob: bytes) -> None:
+        """Take over a snapshot. Raises ValueError when it is torn, foreign or of another pipeline.
+
+        After an error the ensemble is in no defined state: build a new one.
+        """
+        state = unpack(blob)
+        own = state.scalars
+        if own.get("format") != _FORMAT:
+            raise ValueError(f"detector snapshot has format {own.get('format')}, this code reads {_FORMAT}")
+        if own.get("pipeline") != self._digest:
+            raise ValueError(f"detector snapshot is of pipeline {own.get('pipeline')}, not {self._digest}")
+        joined, seen = own.get("joined"), own.get("seen")
+        if not isinstance(seen, int) or not isinstance(joined, list) or len(joined) != len(self.names):
+            raise ValueError("detector snapshot lacks 'seen' or 'joined'")
+        for i, detector in enumerate(self._detectors):
+            detector.restore(child(state, f"detector{i}"))
+            self._tables[i].restore(child(state, f"ranks{i}"))
+        self._final.restore(child(state, "final"))
+        self.reference.restore(child(state, "reference"))
+        self._joined = [bool(value) for value in joined]
+        self.seen = seen
+
+    def _check(self, x: Floats) -> int:
+        if x.ndim != 2 or x.shape[1] != self._width:
+            raise ValueError(f"expected rows of {self._width} features, got an array of shape {x.shape}")
+        return x.shape[0]
+
+    def _view(self, x: Floats, i: int) -> Floats:
+        columns = self._columns[i]
+        return np.ascontiguousarray(x) if columns is None else x[:, columns]
+
+    def _until_change(self) -> int:
+        """How many rows surely share versions, readiness and abstentions."""
+        rows = 2**62
+        for detector, table in zip(self._detectors, self._tables, strict=True):
+            change = detector.next_change()
+            if change is not None:
+                rows = min(rows, change)
+            if detector.ready and table.missing:
+                rows = min(rows, table.missing)
+        return max(rows, 1)
+
+    def _step_part(self, x: Floats, start: int, raw: Floats, ranks: Floats, score: Floats) -> list[Segment]:
+        """Step rows over which nothing changes; fills raw, ranks and score."""
+        abstained = self.abstained()
+        versions = self.versions()
+        failed: dict[str, str] = {}
+        for i, (name, detector) in enumerate(zip(self.names, self._detectors, strict=True)):
+            table = self._tables[i]
+            if table.ready and not self._joined[i]:
+                # The mean over one more detector has another spread: let the old means fade quickly.
+                self._joined[i] = True
+                self._final.forget(MINIMUM)
+            try:
+                raw[:, i] = detector.step(self._view(x, i))
+            except Exception as error:  # one detector's fault must not silence the others
+                failed[name] = type(error).__name__
+            ranks[:, i] = table.step(_finite(raw[:, i]))
+        score[:] = self._final.step(_mean(ranks))
+        return self._segments(start, raw, abstained, failed, versions)
+
+    def _segments(
+        self,
+        start: int,
+        raw: Floats,
+        abstained: dict[str, str],
+        failed: dict[str, str],
+        versions: dict[str, str] | None = None,
+    ) -> list[Segment]:
+        """One segment, unless a detector that is ready gave no score for some of the rows."""
+        n = raw.shape[0]
+        versions = self.versions() if versions is None else versions
+        if n == 0:
+            return []
+        ready = [i for i, name in enumerate(self.names) if name not in abstained]
+        holes = ~np.isfinite(raw[:, ready])
+        if not holes.any():
+            return [Segment(start, start + n, versions, abstained)]
+        edges = np.flatnonzero((holes[1:] != holes[:-1]).any(axis=1)) + 1
+        bounds = [0, *(int(edge) for edge in edges), n]
+        segments = []
+        for first, stop in zip(bounds[:-1], bounds[1:], strict=True):
+            reasons = dict(abstained)
+            for i, hole in zip(ready, holes[first], strict=True):
+                if hole:
+                    name = self.names[i]
+                    reasons[name] = failed.get(name) or self._detectors[i].last_failure or "score not finite"
+            segments.append(Segment(start + first, start + stop, versions, reasons))
+        return segments
+
+
+def _finite(values: Floats) -> Floats:
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _mean(ranks: Floats) -> Floats:
+    """Mean of each row's ranks that are there; NaN when none is. Summed in the order of columns."""
+    total = np.zeros(ranks.shape[0])
+    count = np.zeros(ranks.shape[0])
+    for i in range(ranks.shape[1]):
+        there = ~np.isnan(ranks[:, i])
+        total += np.where(there, ranks[:, i], 0.0)
+        count += there
+    return np.divide(total, count, out=np.full(ranks.shape[0], np.nan), where=count > 0)
+
+
+def _joined(segments: list[Segment]) -> tuple[Segment, ...]:
+    """Neighbours that say the same become one."""
+    out: list[Segment] = []
+    for segment in segments:
+        if out and (out[-1].versions, out[-1].abstained) == (segment.versions, segment.abstained):
+            out[-1] = Segment(out[-1].start, segment.stop, segment.versions, segment.abstained)
+        else:
+            out.append(segment)
+    return tuple(out)

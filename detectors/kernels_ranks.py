@@ -1,0 +1,139 @@
+"""Compiled loops of the rank table: a sliding window kept both in order of arrival and sorted."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+from domain.batch import Floats
+from domain.compiled import compiled
+
+__all__ = ["count_below", "step_ranks"]
+
+
+@compiled
+def _below(ordered: Floats, size: int, value: float) -> int:
+    low = 0
+    high = size
+    while low < high:
+        middle = (low + high) >> 1
+        if ordered[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@compiled
+def count_below(ordered: Floats, size: int, minimum: int, values: Floats, out: Floats) -> None:
+    """out[i] = rank of values[i] in ordered[:size]; NaN for NaN, or while size < minimum."""
+    for i in range(values.shape[0]):
+        value = values[i]
+        if size < minimum or np.isnan(value):
+            out[i] = np.nan
+        else:
+            out[i] = (_below(ordered, size, value) + 0.5) / (size + 1.0)
+
+
+@compiled
+def _swap(ordered: Floats, size: int, old: float, new: float) -> None:
+    """Take ``old`` out of the sorted values and put ``new`` in, moving only what lies between."""
+    hole = _below(ordered, size, old)
+    if new > old:
+        while hole + 1 < size and ordered[hole + 1] < new:
+            ordered[hole] = ordered[hole + 1]
+            hole += 1
+    else:
+        while hole > 0 and ordered[hole - 1] > new:
+            ordered[hole] = ordered[hole - 1]
+            hole -= 1
+    ordered[hole] = new
+
+
+@compiled
+def _merge(ordered: Floats, size: int, gone: Floats, fresh: Floats, spare: Floats) -> int:
+    """ordered[:size] without ``gone`` (all of it is there) and with ``fresh``; both sorted."""
+    kept = 0
+    g = 0
+    for i in range(size):
+        value = ordered[i]
+        if g < gone.shape[0] and value == gone[g]:
+            g += 1
+        else:
+            spare[kept] = value
+            kept += 1
+    i = 0
+    f = 0
+    total = kept + fresh.shape[0]
+    for at in range(total):
+        if f >= fresh.shape[0] or (i < kept and spare[i] <= fresh[f]):
+            ordered[at] = spare[i]
+            i += 1
+        else:
+            ordered[at] = fresh[f]
+            f += 1
+    return total
+
+
+@compiled
+def step_ranks(
+    ring: Floats,
+    ordered: Floats,
+    spare: Floats,
+    start: int,
+    size: int,
+    minimum: int,
+    values: Floats,
+    out: Floats,
+) -> tuple[int, int]:
+    """Rank each value among the window before it, then add it; returns the new (start, size).
+
+    ``ring`` holds the window in order of arrival from ``start``, ``ordered`` the same values sorted. The
+    values are taken one after the other in meaning, but the sorted window is rebuilt once for all of
+    them: a rank is the count in the old window, minus those that have left since, plus those that came.
+    The caller passes at most ``ring.shape[0]`` values.
+    """
+    window = ring.shape[0]
+    n = values.shape[0]
+    fresh = np.empty(n)
+    came = 0
+    before = size
+    # Values that leave are the oldest of the window: gone[k] leaves when the k-th too many comes.
+    for i in range(n):
+        value = values[i]
+        if np.isnan(value):
+            out[i] = np.nan
+            continue
+        left = max(0, before + came - window)
+        now = before + came - left
+        if now < minimum:
+            out[i] = np.nan
+        else:
+            below = _below(ordered, before, value)
+            for k in range(came):
+                below += fresh[k] < value
+            first = start + left
+            if first <= window:
+                for k in range(start, first):
+                    below -= ring[k] < value
+            else:
+                for k in range(start, window):
+                    below -= ring[k] < value
+                for k in range(first - window):
+                    below -= ring[k] < value
+            out[i] = (below + 0.5) / (now + 1.0)
+        fresh[came] = value
+        came += 1
+    left = max(0, before + came - window)
+    if came == 1 and left == 1:
+        _swap(ordered, size, ring[start], fresh[0])
+    elif came > 0:
+        gone = np.empty(left)
+        for k in range(left):
+            gone[k] = ring[(start + k) % window]
+        gone.sort()
+        added = np.sort(fresh[:came])
+        _merge(ordered, size, gone, added, spare)
+    for k in range(came):
+        ring[(start + before + k) % window] = fresh[k]
+    return (start + left) % window, before + came - left
