@@ -1,0 +1,205 @@
+"""The engine: a batch of valid events and the state so far in, scores and new state out.
+
+No input or output of its own and no clock: the worker, ``backtest`` and ``dry_run`` give it the same events
+and state and get the same bits. State lives in two objects that it moves forward: the feature tables (shared by
+the partitions of a process) and one ensemble per partition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from detectors.ensemble import Ensemble, EnsembleOutput, Segment
+from domain.batch import EventBatch, Floats, Ints
+from domain.pipeline import ExpressionFeature, FieldType, Pipeline
+from featurestore.expressions import Expression, compile_expression
+from featurestore.ports import EntityRequest
+from featurestore.tables import Advanced, FeatureTables
+from scoring.decision import decide
+from scoring.reasons import explain
+from scoring.scored import FLAG_BITS, ScoredBatch
+
+__all__ = ["Fetch", "PartitionScorer", "nothing_stored"]
+
+Fetch = Callable[[Sequence[EntityRequest]], Sequence[Sequence[bytes | None]]]
+"""How the engine asks for entity state that it does not hold."""
+
+_DUPLICATE, _LATE, _DEGRADED, _WARMING = (
+    bit for flag, bit in FLAG_BITS.items() if flag in ("duplicate", "late", "degraded", "warming_up")
+)
+
+
+def nothing_stored(requests: Sequence[EntityRequest]) -> list[list[bytes | None]]:
+    """For runs that begin without any stored state (backtest)."""
+    return [[None] * len(request.keys) for request in requests]
+
+
+class PartitionScorer:
+    """Scores the events of one partition, in order.
+
+    Everything it says is a pure function of the pipeline and the partition's events so far (for entities
+    that several partitions feed: and of the other partitions' state at that moment).
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        partition: int = 0,
+        *,
+        tables: FeatureTables | None = None,
+        fetch: Fetch = nothing_stored,
+        stream_time: int = 0,
+    ) -> None:
+        self.pipeline = pipeline
+        self.partition = partition
+        self.tables = FeatureTables(pipeline) if tables is None else tables
+        self.tables.hold(partition)
+        self.ensemble = Ensemble(pipeline)
+        self.stream_time = stream_time
+        self._fetch = fetch
+        self._names = pipeline.feature_names
+        self._expressions = _compile(pipeline)
+
+    def requests(self, batch: EventBatch) -> list[EntityRequest]:
+        """State to load into the tables before ``process(batch, loaded=True)``."""
+        return self.tables.missing(self.partition, batch)
+
+    def process(self, batch: EventBatch, *, loaded: bool = False, degraded: bool = False) -> ScoredBatch:
+        """Score a batch and move all state on.
+
+        ``loaded``: the caller has already loaded what :meth:`requests` names (for several partitions in one
+        round trip). ``degraded``: state could not be read; verdicts say so.
+        """
+        advanced = self._advance(batch, loaded=loaded, want_features=True)
+        fresh = np.flatnonzero(~advanced.duplicate)
+        x = advanced.features if len(fresh) == len(batch) else advanced.features[fresh]
+        output = self.ensemble.step(x)
+        raw, ranks, score = _spread(output, fresh, len(batch))
+        decision = decide(score, self.pipeline.decision)
+        self._copy_first_results(batch, advanced, score, decision)
+        self._remember(batch, fresh, score, decision)
+        alerts = np.flatnonzero((decision > 0) & ~advanced.duplicate)
+        flags = advanced.duplicate * np.uint8(_DUPLICATE) + advanced.late * np.uint8(_LATE)
+        flags[np.isnan(score) & ~advanced.duplicate] += np.uint8(_WARMING)
+        if degraded:
+            flags += np.uint8(_DEGRADED)
+        return ScoredBatch(
+            batch=batch,
+            features=advanced.features,
+            raw=raw,
+            ranks=ranks,
+            score=score,
+            decision=decision,
+            flags=flags.astype(np.uint8),
+            first_offset=advanced.first_offset,
+            segments=_on_batch(output.segments, fresh, len(batch)),
+            reasons=explain(self.ensemble, self._names, advanced.features, alerts) if len(alerts) else {},
+            stream_time=self.stream_time,
+        )
+
+    def features_only(self, batch: EventBatch) -> Floats:
+        """Move feature state on and return the vectors, leaving the detectors alone."""
+        return self._advance(batch, loaded=False, want_features=True).features
+
+    def rebuild(self, batch: EventBatch, scores: Floats, decisions: Ints) -> None:
+        """Apply events whose verdicts are known (recovery): feature state moves, nothing is scored.
+
+        ``scores`` and ``decisions`` are those of the committed verdicts, row by row.
+        """
+        advanced = self._advance(batch, loaded=False, want_features=False)
+        fresh = np.flatnonzero(~advanced.duplicate)
+        self._remember(batch, fresh, scores, decisions.astype(np.int8))
+
+    def relearn(self, x: Floats) -> Floats:
+        """Move the detectors on over vectors of committed verdicts; returns the scores they gave (again)."""
+        return self.ensemble.step(x).score
+
+    def fit(self, x: Floats) -> None:
+        """Train the detectors on past vectors (float64[n, F])."""
+        self.ensemble.fit(x)
+
+    def _advance(self, batch: EventBatch, *, loaded: bool, want_features: bool) -> Advanced:
+        if not loaded:
+            requests = self.requests(batch)
+            if requests:
+                self.tables.load(requests, self._fetch(requests))
+        advanced = self.tables.advance(
+            self.partition, batch, stream_time=self.stream_time, want_features=want_features
+        )
+        self.stream_time = advanced.stream_time
+        if want_features and self._expressions:
+            columns = dict(batch.numbers)
+            for i, name in enumerate(self._names):
+                expression = self._expressions.get(name)
+                if expression is not None:
+                    advanced.features[:, i] = expression.evaluate(columns, batch.strings)
+                columns[name] = advanced.features[:, i]
+            advanced.features[advanced.duplicate] = np.nan
+        return advanced
+
+    def _copy_first_results(
+        self,
+        batch: EventBatch,
+        advanced: Advanced,
+        score: Floats,
+        decision: np.ndarray[tuple[int], np.dtype[np.int8]],
+    ) -> None:
+        """Give duplicates the result of their first occurrence, in this batch or an earlier one."""
+        for row in np.flatnonzero(advanced.duplicate).tolist():
+            first = int(np.searchsorted(batch.offsets, advanced.first_offset[row]))
+            if batch.offsets[first] == advanced.first_offset[row]:
+                score[row], decision[row] = score[first], decision[first]
+            else:
+                score[row], decision[row] = advanced.first_score[row], advanced.first_decision[row]
+
+    def _remember(
+        self,
+        batch: EventBatch,
+        fresh: Ints,
+        score: Floats,
+        decision: np.ndarray[tuple[int], np.dtype[np.int8]],
+    ) -> None:
+        keys = batch.entities[self.pipeline.event.key]
+        if len(fresh) < len(batch):
+            keys = [keys[row] for row in fresh]
+        self.tables.set_results(
+            self.partition, keys, batch.offsets[fresh], score[fresh], decision[fresh].astype(np.int64)
+        )
+
+
+def _compile(pipeline: Pipeline) -> dict[str, Expression]:
+    fields = pipeline.event.fields
+    texts = frozenset(f.name for f in fields if f.type is FieldType.STRING)
+    numbers = {f.name for f in fields} - texts
+    compiled = {}
+    for feature in pipeline.features:
+        if isinstance(feature, ExpressionFeature):
+            compiled[feature.name] = compile_expression(
+                feature.expression, numbers=frozenset(numbers), strings=texts
+            )
+        numbers.add(feature.name)
+    return compiled
+
+
+def _spread(output: EnsembleOutput, fresh: Ints, n: int) -> tuple[Floats, Floats, Floats]:
+    """The ensemble's columns on all ``n`` rows, NaN on rows it was not asked about."""
+    if len(fresh) == n:
+        return output.raw, output.ranks, output.score
+    detectors = output.raw.shape[1]
+    raw, ranks, score = np.full((n, detectors), np.nan), np.full((n, detectors), np.nan), np.full(n, np.nan)
+    raw[fresh], ranks[fresh], score[fresh] = output.raw, output.ranks, output.score
+    return raw, ranks, score
+
+
+def _on_batch(segments: Sequence[Segment], fresh: Ints, n: int) -> list[Segment]:
+    """Segments of the fresh rows as segments of all rows; a duplicate belongs to what precedes it."""
+    if len(fresh) == n or not segments:
+        return list(segments)
+    starts = [0, *(int(fresh[s.start]) for s in segments[1:])]
+    stops = [*starts[1:], n]
+    return [
+        Segment(start, stop, s.versions, s.abstained)
+        for s, start, stop in zip(segments, starts, stops, strict=True)
+    ]

@@ -1,0 +1,66 @@
+"""The engine's output: a batch with everything that a verdict needs, still as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from detectors.ensemble import Segment
+from domain.batch import EventBatch, Floats, Ints
+from domain.verdict import Flag, Reason
+
+__all__ = ["FLAG_BITS", "ScoredBatch", "flags_of"]
+
+FLAG_BITS: Mapping[Flag, int] = {
+    Flag.DUPLICATE: 1,
+    Flag.LATE: 2,
+    Flag.DEGRADED: 4,
+    Flag.WARMING_UP: 8,
+    Flag.REPLAYED: 16,
+}
+"""Bit of each flag in ``ScoredBatch.flags``."""
+
+_FLAG_LISTS = [[flag for flag, bit in FLAG_BITS.items() if mask & bit] for mask in range(32)]
+
+
+def flags_of(mask: int) -> list[Flag]:
+    """The flags in a mask.
+
+    >>> flags_of(3)
+    [<Flag.DUPLICATE: 'duplicate'>, <Flag.LATE: 'late'>]
+    """
+    return _FLAG_LISTS[mask]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredBatch:
+    """``n`` scored events of one partition, in offset order.
+
+    features      float64[n, F], NaN missing, whole rows NaN for duplicates
+    raw, ranks    float64[n, D] per detector, NaN where it abstained; see detectors.ensemble
+    score         float64[n], 0 to 1, NaN while warming up; of a duplicate: the first occurrence's
+    decision      int8[n]: index into domain.verdict.DECISIONS
+    flags         uint8[n]: sum of FLAG_BITS
+    first_offset  int64[n]: source offset of the first occurrence of a duplicate, else -1
+    segments      versions and abstentions of runs of rows (of this batch; duplicates belong to any)
+    reasons       row to its reasons, for alerts
+    stream_time   greatest event time so far, UTC microseconds
+    """
+
+    batch: EventBatch
+    features: Floats
+    raw: Floats
+    ranks: Floats
+    score: Floats
+    decision: npt.NDArray[np.int8]
+    flags: npt.NDArray[np.uint8]
+    first_offset: Ints
+    segments: Sequence[Segment]
+    reasons: Mapping[int, list[Reason]]
+    stream_time: int
+
+    def __len__(self) -> int:
+        return len(self.batch)

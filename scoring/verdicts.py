@@ -1,0 +1,186 @@
+"""Scored columns as encoded verdicts and alerts: the hot end of the engine, one JSON text per event.
+
+Parts that many verdicts share (versions, an abstaining detector) are encoded once and pasted in; the vector is
+encoded from a generated record type, which is quicker than a dict.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from detectors.ensemble import Segment
+from domain.batch import Floats
+from domain.pipeline import Pipeline
+from domain.verdict import DECISIONS, Alert, DetectorOutput, Source, Verdict, Versions
+from scoring.scored import ScoredBatch, flags_of
+
+__all__ = ["VerdictEncoder", "decode_verdict"]
+
+_decode = msgspec.json.Decoder(Verdict).decode
+
+
+def decode_verdict(raw: bytes) -> Verdict:
+    """A verdict from its JSON. Raises msgspec.ValidationError when it is none."""
+    return _decode(raw)
+
+
+def _record(name: str, fields: list[str], types: Any) -> Any:
+    # a field name may be no Python identifier, so attributes are numbered and renamed on the wire
+    attributes = [f"a{i}" for i in range(len(fields))]
+    return msgspec.defstruct(
+        name,
+        [(a, types) for a in attributes],
+        rename=dict(zip(attributes, fields, strict=True)),
+        gc=False,
+        frozen=True,
+    )
+
+
+class VerdictEncoder:
+    """Encodes the verdicts of one pipeline."""
+
+    def __init__(self, pipeline: Pipeline, *, code_version: str) -> None:
+        self._pipeline = pipeline
+        self._code = code_version
+        self._topic = pipeline.topic("events")
+        self._features = _record("Features", list(pipeline.feature_names), float | None)
+        self._detectors = _record("Detectors", [d.name for d in pipeline.detectors], Any)
+        self._entities = _record("Entities", list(pipeline.entities), str)
+        self._encoder = msgspec.json.Encoder()
+        self._versions_cache: dict[tuple[tuple[str, str], ...], msgspec.Raw] = {}
+
+    def verdicts(self, scored: ScoredBatch, *, partition: int, scored_at: int) -> list[Verdict]:
+        """Verdict records, to be encoded as they are.
+
+        Their ``features``, ``detectors``, ``entities`` and ``versions`` hold encoder-friendly stand-ins; for
+        records to look into, decode the encoded form with :func:`decode_verdict`.
+        """
+        batch = scored.batch
+        features = _vectors(scored.features, self._features)
+        entities = list(map(self._entities, *(batch.entities[name] for name in self._pipeline.entities)))
+        said, versions = self._said(scored)
+        offsets = batch.offsets.tolist()
+        firsts = scored.first_offset.tolist()
+        score = scored.score
+        scores: list[float | None] = score.tolist()
+        for row in np.flatnonzero(np.isnan(score)).tolist():
+            scores[row] = None
+        topic, reasons = self._topic, scored.reasons
+        none: list[Any] = []
+        return [
+            Verdict(
+                id=event_id,
+                event_time=time,
+                scored_at=scored_at,
+                entities=entity,
+                score=value,
+                decision=DECISIONS[code],
+                reasons=reasons.get(row, none),
+                features=vector if first < 0 else None,
+                detectors=detectors,
+                flags=flags_of(mask),
+                versions=version,
+                source=Source(topic, partition, offset),
+                first=None if first < 0 else Source(topic, partition, first),
+            )
+            for row, (
+                event_id,
+                time,
+                entity,
+                value,
+                code,
+                vector,
+                detectors,
+                mask,
+                version,
+                offset,
+                first,
+            ) in (
+                enumerate(
+                    zip(
+                        batch.ids,
+                        batch.times.tolist(),
+                        entities,
+                        scores,
+                        scored.decision.tolist(),
+                        features,
+                        said,
+                        scored.flags.tolist(),
+                        versions,
+                        offsets,
+                        firsts,
+                        strict=True,
+                    )
+                )
+            )
+        ]
+
+    def encode(self, record: Verdict | Alert) -> bytes:
+        """JSON of one verdict or alert."""
+        return self._encoder.encode(record)
+
+    def alert(self, verdict: Verdict) -> Alert:
+        """The alert that goes with a verdict of ``review`` or ``block``."""
+        return Alert(
+            id=verdict.id,
+            event_time=verdict.event_time,
+            scored_at=verdict.scored_at,
+            entities=verdict.entities,
+            score=verdict.score,
+            decision=verdict.decision,
+            reasons=verdict.reasons,
+            flags=verdict.flags,
+            versions=verdict.versions,
+            source=verdict.source,
+        )
+
+    def _said(self, scored: ScoredBatch) -> tuple[list[Any], list[Any]]:
+        """Per row: what the detectors said, and the encoded versions."""
+        n = len(scored)
+        versions: list[Any] = [None] * n
+        columns: list[list[Any]] = [[] for _ in self._pipeline.detectors]
+        segments = scored.segments or [Segment(0, n, {}, {})]
+        for segment in segments:
+            start, stop = segment.start, segment.stop
+            versions[start:stop] = [self._versions(segment.versions)] * (stop - start)
+            for i, spec in enumerate(self._pipeline.detectors):
+                reason = segment.abstained.get(spec.name)
+                raw, ranks = scored.raw[start:stop, i], scored.ranks[start:stop, i]
+                if reason is not None and np.isnan(raw).all():
+                    columns[i] += [DetectorOutput(None, None, reason)] * (stop - start)
+                else:
+                    # a raw score that is not finite is encoded as null by the encoder itself
+                    columns[i] += [
+                        DetectorOutput(value, rank, reason)
+                        for value, rank in zip(raw.tolist(), ranks.tolist(), strict=True)
+                    ]
+        if not columns:
+            return [self._detectors()] * n, versions
+        return list(map(self._detectors, *columns)), versions
+
+    def _versions(self, models: dict[str, str]) -> msgspec.Raw:
+        key = tuple(models.items())
+        found = self._versions_cache.get(key)
+        if found is None:
+            if len(self._versions_cache) > 100:
+                self._versions_cache.clear()
+            found = msgspec.Raw(
+                self._encoder.encode(
+                    Versions(
+                        code=self._code,
+                        pipeline=self._pipeline.version,
+                        pipeline_digest=self._pipeline.digest,
+                        models=models,
+                    )
+                )
+            )
+            self._versions_cache[key] = found
+        return found
+
+
+def _vectors(features: Floats, record: Any) -> list[Any]:
+    """One record per row; the encoder writes NaN as null."""
+    return [record(*row) for row in features.tolist()]
