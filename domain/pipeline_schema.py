@@ -1,12 +1,212 @@
-"""JSON Schema of the pipeline file, for editors and `tidegate pipeline schema`."""
+"""JSON Schema of the pipeline file, for editors and ``tidegate pipeline schema``.
+
+It is looser than the loader: what a schema cannot say (names that must exist, hops that must divide) only
+``tidegate pipeline check`` finds. It never refuses what the loader accepts.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+import msgspec
+
+from domain.pipeline import Aggregate, FieldType, LatePolicy, UnknownFields
 
 __all__ = ["json_schema"]
 
+_DURATION = {
+    "type": "string",
+    "pattern": r"^\s*(\d+(\.\d+)?(us|ms|s|m|h|d|w))+\s*$",
+    "description": "a duration such as 90s, 5m, 1h30m, 30d",
+}
+_SPAN = {"anyOf": [{"const": 0}, {"$ref": "#/$defs/duration"}]}
+_NAME = {"type": "string", "pattern": "^[a-z][a-z0-9_]{0,62}$"}
+_BUDGET = {
+    "type": "object",
+    "properties": {"budget": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}},
+    "required": ["budget"],
+    "additionalProperties": False,
+    "description": "the share of traffic that may reach this decision",
+}
+_LOOKBACK = [Aggregate.LAST, Aggregate.SECONDS_SINCE_LAST]
 
-def json_schema() -> dict[str, Any]:
-    """Placeholder"""
-    return {}
+
+def json_schema(kinds: Mapping[str, type[msgspec.Struct]] | None = None) -> dict[str, Any]:
+    """The schema (JSON Schema 2020-12); with ``kinds``, detectors' parameters are described too."""
+    detector, parameters = _detector(kinds)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Tidegate pipeline",
+        "type": "object",
+        "properties": {
+            "pipeline": {
+                "type": "string",
+                "pattern": "^[a-z][a-z0-9_-]{0,62}$",
+                "description": "name; prefix of the Kafka topics",
+            },
+            "version": {"type": "integer", "minimum": 1, "maximum": 2**31, "default": 1},
+            "seed": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1, "default": 0},
+            "event": _event(),
+            "features": _named({"$ref": "#/$defs/feature"}, 256),
+            "detectors": _named({"$ref": "#/$defs/detector"}, 64),
+            "decision": {
+                "type": "object",
+                "properties": {"combine": {"const": "rank_average"}, "review": _BUDGET, "block": _BUDGET},
+                "anyOf": [{"required": ["review"]}, {"required": ["block"]}],
+                "additionalProperties": False,
+            },
+        },
+        "required": ["pipeline", "event", "features", "detectors", "decision"],
+        "additionalProperties": False,
+        "$defs": {
+            "duration": _DURATION,
+            "name": _NAME,
+            "field": _field(),
+            "feature": _feature(),
+            "detector": detector,
+            **parameters,
+        },
+    }
+
+
+def _named(item: dict[str, Any], most: int) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "propertyNames": {"$ref": "#/$defs/name"},
+        "additionalProperties": item,
+        "minProperties": 1,
+        "maxProperties": most,
+    }
+
+
+def _event() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {
+            "id": {"$ref": "#/$defs/name", "description": "the field that names the event"},
+            "time": {"$ref": "#/$defs/name", "description": "the field of event time"},
+            "key": {"$ref": "#/$defs/name", "description": "the entity whose events stay in order"},
+            "max_lateness": _SPAN | {"default": "1h"},
+            "max_future": _SPAN | {"default": "5m"},
+            "dedupe_window": _SPAN | {"default": "10m"},
+            "late": {"enum": [str(p) for p in LatePolicy], "default": "count"},
+            "unknown_fields": {"enum": [str(p) for p in UnknownFields], "default": "reject"},
+            "max_bytes": {"type": "integer", "minimum": 64, "maximum": 1_000_000, "default": 65_536},
+            "fields": _named({"$ref": "#/$defs/field"}, 128),
+        },
+        "required": ["id", "time", "key", "fields"],
+        "additionalProperties": False,
+    }
+
+
+def _field() -> dict[str, Any]:
+    common = {"source": {"type": "string", "minLength": 1, "maxLength": 128}, "required": {"type": "boolean"}}
+    sensitive = {"sensitive": {"type": "boolean", "description": "kept only as a keyed hash"}}
+    bounds = {"minimum": {"type": "number"}, "maximum": {"type": "number"}}
+    texts = {
+        "max_length": {"type": "integer", "minimum": 1, "maximum": 4096, "default": 256},
+        "values": {"type": "array", "items": {"type": "string"}, "minItems": 1, "uniqueItems": True},
+    }
+    times = {
+        "timezone": {"type": "string", "description": "IANA zone of values that carry none"},
+        "unit": {"enum": ["iso", "s", "ms", "us"], "default": "iso"},
+    }
+    options: dict[FieldType, dict[str, Any]] = {
+        FieldType.STRING: sensitive | texts,
+        FieldType.NUMBER: bounds,
+        FieldType.INTEGER: sensitive | bounds,
+        FieldType.BOOLEAN: {},
+        FieldType.TIMESTAMP: times,
+    }
+    return {
+        "type": "object",
+        "required": ["type"],
+        "oneOf": [
+            {
+                "properties": {"type": {"const": str(kind)}, **common, **own},
+                "additionalProperties": False,
+            }
+            for kind, own in options.items()
+        ],
+    }
+
+
+def _feature() -> dict[str, Any]:
+    name, duration = {"$ref": "#/$defs/name"}, {"$ref": "#/$defs/duration"}
+    windowed = [str(a) for a in Aggregate if a not in _LOOKBACK]
+    return {
+        "type": "object",
+        "oneOf": [
+            {"properties": {"value": name}, "required": ["value"], "additionalProperties": False},
+            {
+                "properties": {"expression": {"type": "string", "minLength": 1, "maxLength": 1000}},
+                "required": ["expression"],
+                "additionalProperties": False,
+            },
+            {
+                "properties": {
+                    "entity": name,
+                    "aggregate": {"enum": windowed},
+                    "of": name,
+                    "window": duration,
+                    "hop": duration,
+                    "delay": _SPAN,
+                    "include_current": {"type": "boolean"},
+                },
+                "required": ["entity", "aggregate", "window"],
+                "if": {"properties": {"aggregate": {"const": "count"}}},
+                "else": {"required": ["of"]},
+                "additionalProperties": False,
+            },
+            {
+                "properties": {
+                    "entity": name,
+                    "aggregate": {"const": "last"},
+                    "of": name,
+                    "window": duration,
+                    "include_current": {"const": False},
+                },
+                "required": ["entity", "aggregate", "of"],
+                "additionalProperties": False,
+            },
+            {
+                "properties": {
+                    "entity": name,
+                    "aggregate": {"const": "seconds_since_last"},
+                    "window": duration,
+                    "include_current": {"const": False},
+                },
+                "required": ["entity", "aggregate"],
+                "additionalProperties": False,
+            },
+        ],
+    }
+
+
+def _detector(kinds: Mapping[str, type[msgspec.Struct]] | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    own = {
+        "kind": {"type": "string"},
+        "features": {
+            "type": "array",
+            "items": {"$ref": "#/$defs/name"},
+            "minItems": 1,
+            "uniqueItems": True,
+            "description": "the features it sees; all of them when left out",
+        },
+    }
+    if not kinds:
+        return {"type": "object", "properties": own, "required": ["kind"]}, {}
+    records, components = msgspec.json.schema_components(kinds.values(), ref_template="#/$defs/{name}")
+    choices = []
+    for kind, reference in zip(kinds, records, strict=True):
+        record = components.pop(reference["$ref"].removeprefix("#/$defs/"))
+        choices.append(
+            {
+                **record,
+                "properties": {**record["properties"], **own, "kind": {"const": kind}},
+                "required": ["kind", *record["required"]],
+                "additionalProperties": False,
+            }
+        )
+    return {"type": "object", "oneOf": choices}, components

@@ -1,8 +1,8 @@
 """Expression features: a subset of CEL, compiled to operations on whole columns.
 
 Syntax and precedence are CEL's (https://github.com/google/cel-spec), parsed by cel-python. Where we differ,
-on purpose: every number is a double (``5 / 2`` is 2.5), missing values flow through as NaN instead of raising, a
-number other than 0 counts as true. docs/pipeline.md lists operators and functions.
+on purpose: every number is a double (``5 / 2`` is 2.5), missing values flow through as NaN and raise
+nothing, a number other than 0 counts as true. docs/pipeline.md lists operators and functions.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from domain.batch import Floats
 
@@ -23,13 +24,13 @@ def _finite(values: Floats) -> Floats:
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _missing(left: Floats, right: Floats) -> Floats:
+def _missing(left: Floats, right: Floats) -> npt.NDArray[np.bool_]:
     return np.isnan(left) | np.isnan(right)
 
 
 def _compare(operation: np.ufunc) -> Callable[[Floats, Floats], Floats]:
     def compare(left: Floats, right: Floats) -> Floats:
-        return np.where(_missing(left, right), np.nan, operation(left, right))
+        return np.where(_missing(left, right), np.nan, operation(left, right)).astype(np.float64)
 
     return compare
 
