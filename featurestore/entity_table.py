@@ -182,6 +182,8 @@ class EntityTable:
 
     def blobs(self, slots: Ints) -> list[tuple[str, bytes]]:
         """(key, blob) of each slot."""
+        if len(slots) == 0:
+            return []
         lengths = _lengths(self.words, self.bases, slots, self.plan.arrays)
         packed = np.empty(int(lengths.sum()), dtype=np.int64)
         _gather(self.words, self.bases, slots, lengths, packed)

@@ -250,23 +250,30 @@ def _prune_distinct(words: Ints, start: int, count: int, oldest: int) -> int:
 
 @compiled
 def _add_to_distinct(
-    words: Ints, base: int, end: int, start: int, table: int, time: int, value: int, plan: PlanArrays
+    words: Ints,
+    base: int,
+    end: int,
+    start: int,
+    table: int,
+    time: int,
+    newest_time: int,
+    value: int,
+    plan: PlanArrays,
 ) -> int:
     """Note one value in one distinct table; returns by how many words the blob grew (or shrank)."""
     n_tracks = len(plan.tracks)
     number = time // plan.tables[table, D_HOP]
     count = words[base + HEAD + n_tracks + table]
-    newest = number
+    oldest = newest_time // plan.tables[table, D_HOP] - plan.tables[table, D_KEEP]
     for i in range(count):
         if words[start + 2 * i] == value:
             words[start + 2 * i + 1] = max(words[start + 2 * i + 1], number)
             return 0
-        newest = max(newest, words[start + 2 * i + 1])
-    if number < newest - plan.tables[table, D_KEEP]:
+    if number < oldest:
         return 0
     kept = count
     if count >= 16 and count % 16 == 0:
-        kept = _prune_distinct(words, start, count, newest - plan.tables[table, D_KEEP])
+        kept = _prune_distinct(words, start, count, oldest)
     grown = 2 * (kept + 1 - count)
     if grown != 0:
         _shift(words, start + 2 * count, end, grown)
@@ -304,7 +311,7 @@ def _apply(
         value = hashes[row, plan.tables[i, D_FIELD]]
         if value != 0:
             moved += _add_to_distinct(
-                words, base, end + moved, starts[0, n_tracks + i] + moved, i, time, value, plan
+                words, base, end + moved, starts[0, n_tracks + i] + moved, i, time, newest, value, plan
             )
     slot = base + HEAD + n_tracks + n_tables
     for i in range(len(plan.lasts)):
@@ -350,8 +357,10 @@ def _read_distinct(
         base = bases[peers[p]]
         _sections(words, base, plan, starts, 0)
         start = starts[0, n_tracks + table]
+        # expired entries may still lie there until the table is pruned; a late event must not see them
+        oldest = max(lowest, words[base + 2] // plan.tables[table, D_HOP] - plan.tables[table, D_KEEP])
         for i in range(words[base + HEAD + n_tracks + table]):
-            if words[start + 2 * i + 1] >= lowest:
+            if words[start + 2 * i + 1] >= oldest:
                 found[n] = np.uint64(words[start + 2 * i])
                 n += 1
     if high - low == 1 and n <= DISTINCT_EXACT:
