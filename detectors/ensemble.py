@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from detectors.arrays import Arrays, child, merge, pack, unpack
+from detectors.kernels_ranks import average
 from detectors.kinds import build
 from detectors.protocol import Detector
 from detectors.ranks import MINIMUM, WINDOW, RankTable
@@ -127,7 +128,7 @@ class Ensemble:
                 raw[:, i] = detector.score(self._view(x, i))
             except Exception as error:  # one detector's fault must not silence the others
                 failed[name] = type(error).__name__
-            ranks[:, i] = self._tables[i].rank(_finite(raw[:, i]))
+            ranks[:, i] = self._tables[i].rank(raw[:, i])
         score = self._final.rank(_mean(ranks))
         return EnsembleOutput(raw, ranks, score, _joined(self._segments(0, raw, self.abstained(), failed)))
 
@@ -141,7 +142,7 @@ class Ensemble:
         recent = x[-WINDOW:]
         ranks = np.full((recent.shape[0], len(self.names)), np.nan)
         for i, detector in enumerate(self._detectors):
-            raw = _finite(detector.score(self._view(recent, i)))
+            raw = detector.score(self._view(recent, i))
             self._tables[i].step(raw)
             ranks[:, i] = self._tables[i].rank(raw)
             self._joined[i] = self._tables[i].ready
@@ -218,7 +219,7 @@ class Ensemble:
                 raw[:, i] = detector.step(self._view(x, i))
             except Exception as error:  # one detector's fault must not silence the others
                 failed[name] = type(error).__name__
-            ranks[:, i] = table.step(_finite(raw[:, i]))
+            ranks[:, i] = table.step(raw[:, i])
         score[:] = self._final.step(_mean(ranks))
         return self._segments(start, raw, abstained, failed, versions)
 
@@ -239,6 +240,7 @@ class Ensemble:
         holes = ~np.isfinite(raw[:, ready])
         if not holes.any():
             return [Segment(start, start + n, versions, abstained)]
+        raw[~np.isfinite(raw)] = np.nan
         edges = np.flatnonzero((holes[1:] != holes[:-1]).any(axis=1)) + 1
         bounds = [0, *(int(edge) for edge in edges), n]
         segments = []
@@ -252,19 +254,10 @@ class Ensemble:
         return segments
 
 
-def _finite(values: Floats) -> Floats:
-    return np.where(np.isfinite(values), values, np.nan)
-
-
 def _mean(ranks: Floats) -> Floats:
-    """Mean of each row's ranks that are there; NaN when none is. Summed in the order of columns."""
-    total = np.zeros(ranks.shape[0])
-    count = np.zeros(ranks.shape[0])
-    for i in range(ranks.shape[1]):
-        there = ~np.isnan(ranks[:, i])
-        total += np.where(there, ranks[:, i], 0.0)
-        count += there
-    return np.divide(total, count, out=np.full(ranks.shape[0], np.nan), where=count > 0)
+    out = np.empty(ranks.shape[0])
+    average(ranks, out)
+    return out
 
 
 def _joined(segments: list[Segment]) -> tuple[Segment, ...]:

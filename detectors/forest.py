@@ -26,7 +26,7 @@ _MAX_DEPTH = 16
 
 
 def prepared(x: Floats, medians: Floats) -> Float32s:
-    """``x`` as the forest sees it: NaN replaced by the column's median, clipped, float32."""
+    """``x`` as scikit-learn is given it: NaN replaced by the column's median, clipped, float32."""
     filled = np.where(np.isnan(x), medians, x)
     return np.clip(filled, -LARGEST, LARGEST, out=filled).astype(np.float32)
 
@@ -84,9 +84,17 @@ class PackedForest:
 
     def score(self, x: Floats) -> Floats:
         """``-score_samples`` of the fitted forest, float64[n] between 0 and 1, same bits."""
-        columns = np.ascontiguousarray(prepared(x, self._medians).T)
         depths = np.empty(x.shape[0])
-        sum_leaves(columns, self._feature, self._threshold, self._leaf, self._depth, depths)
+        sum_leaves(
+            np.ascontiguousarray(x),
+            self._medians,
+            LARGEST,
+            self._feature,
+            self._threshold,
+            self._leaf,
+            self._depth,
+            depths,
+        )
         if self._denominator == 0.0:  # fitted on one row: scikit-learn gives 2 ** -1 to everything
             return np.full(x.shape[0], 0.5)
         scores: Floats = 2 ** (-(depths / self._denominator))

@@ -77,7 +77,7 @@ class HalfSpaceTrees:
     @property
     def abstains_because(self) -> str | None:
         """Why it is not ready; None when it is."""
-        return None if self.ready else f"warming up: {self._seen} of {self._window} events"
+        return None if self.ready else f"warming up: needs {self._window} events"
 
     @property
     def last_failure(self) -> str | None:

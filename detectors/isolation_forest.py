@@ -20,6 +20,7 @@ from domain.batch import Floats
 
 __all__ = ["IsolationForest"]
 
+
 class IsolationForest:
     """An isolation forest over the columns ``features``; NaN counts as the feature's median in the sample.
 
@@ -63,7 +64,7 @@ class IsolationForest:
     @property
     def abstains_because(self) -> str | None:
         """Why it is not ready; None when it is."""
-        return None if self.ready else f"warming up: {self._reservoir.seen} of {self._due} events"
+        return None if self.ready else f"warming up: needs {self._due} events"
 
     @property
     def last_failure(self) -> str | None:

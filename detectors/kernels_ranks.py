@@ -8,7 +8,7 @@ import numpy as np
 from domain.batch import Floats
 from domain.compiled import compiled
 
-__all__ = ["count_below", "step_ranks"]
+__all__ = ["average", "count_below", "step_ranks"]
 
 
 @compiled
@@ -26,10 +26,10 @@ def _below(ordered: Floats, size: int, value: float) -> int:
 
 @compiled
 def count_below(ordered: Floats, size: int, minimum: int, values: Floats, out: Floats) -> None:
-    """out[i] = rank of values[i] in ordered[:size]; NaN for NaN, or while size < minimum."""
+    """out[i] = rank of values[i] in ordered[:size]; NaN if it is not finite, or while size < minimum."""
     for i in range(values.shape[0]):
         value = values[i]
-        if size < minimum or np.isnan(value):
+        if size < minimum or not np.isfinite(value):
             out[i] = np.nan
         else:
             out[i] = (_below(ordered, size, value) + 0.5) / (size + 1.0)
@@ -101,7 +101,7 @@ def step_ranks(
     # Values that leave are the oldest of the window: gone[k] leaves when the k-th too many comes.
     for i in range(n):
         value = values[i]
-        if np.isnan(value):
+        if not np.isfinite(value):
             out[i] = np.nan
             continue
         left = max(0, before + came - window)
@@ -137,3 +137,16 @@ def step_ranks(
     for k in range(came):
         ring[(start + before + k) % window] = fresh[k]
     return (start + left) % window, before + came - left
+
+
+@compiled
+def average(ranks: Floats, out: Floats) -> None:
+    """out[i] = mean of the ranks of row i that are there, summed from left to right; NaN without any."""
+    for i in range(ranks.shape[0]):
+        total = 0.0
+        count = 0
+        for j in range(ranks.shape[1]):
+            if not np.isnan(ranks[i, j]):
+                total += ranks[i, j]
+                count += 1
+        out[i] = total / count if count else np.nan

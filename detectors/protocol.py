@@ -24,7 +24,10 @@ class Detector(Protocol):
 
     @property
     def abstains_because(self) -> str | None:
-        """Why it is not ready, for people (for example ``warming up: 120 of 250 events``); None when ready."""
+        """Why it is not ready, for people (for example ``warming up: needs 250 events``); None when ready.
+
+        It says no count of its own progress: verdicts carry it, and must not depend on batches.
+        """
         ...
 
     @property

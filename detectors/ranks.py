@@ -61,16 +61,19 @@ class RankTable:
     @property
     def abstains_because(self) -> str | None:
         """Why it is not ready; None when it is."""
-        return None if self.ready else f"warming up: ranks from {self._size} of {self._minimum} scores"
+        return None if self.ready else f"warming up: ranks need {self._minimum} scores"
 
     def rank(self, scores: Floats) -> Floats:
-        """Ranks of ``scores`` (float64[n]) in the present window; NaN for NaN and while not ready. Pure."""
+        """Ranks of ``scores`` (float64[n]) in the present window; NaN for what is not finite and while not ready. Pure."""
         out = np.empty(scores.shape[0])
         count_below(self._ordered, self._size, self._minimum, np.ascontiguousarray(scores), out)
         return out
 
     def step(self, scores: Floats) -> Floats:
-        """Rank each score among those before it, then remember it; NaN scores are skipped and give NaN."""
+        """Rank each score among those before it, then remember it.
+
+        Scores that are not finite are skipped and give NaN.
+        """
         n = scores.shape[0]
         out = np.empty(n)
         values = np.ascontiguousarray(scores)
@@ -104,8 +107,8 @@ class RankTable:
             raise ValueError("rank snapshot has no float64 array 'recent'")
         if state.scalars != {"window": self._window, "minimum": self._minimum}:
             raise ValueError(f"rank snapshot was made with {state.scalars}, not window {self._window}")
-        if recent.shape[0] > self._window or np.isnan(recent).any():
-            raise ValueError("rank snapshot holds too many scores or NaN")
+        if recent.shape[0] > self._window or not np.isfinite(recent).all():
+            raise ValueError("rank snapshot holds too many scores or some that are not finite")
         self._load(recent)
 
     def _recent(self) -> Floats:
