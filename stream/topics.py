@@ -155,7 +155,7 @@ def create_topics(
         raise Fatal(
             f"{names.verdicts} has {found[names.verdicts]} partitions, {names.events} has "
             f"{found[names.events]}; they must be equal",
-            remedy="add partitions to the smaller one (kafka-topics --alter --topic ... --partitions ...) before "
+            remedy="add partitions to the smaller one (kafka-topics --alter --topic T --partitions N) before "
             f"any event of pipeline {pipeline} is scored",
         )
     return found[names.events]
