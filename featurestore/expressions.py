@@ -99,7 +99,7 @@ def compile_expression(text: str, numbers: frozenset[str], strings: frozenset[st
         tree = CELParser().parse(text)
     except CELParseError as error:
         column = max(error.column or 1, 1)
-        if column > len(text) or any("$END" in str(part) for part in error.args):
+        if getattr(getattr(error.__context__, "token", None), "type", "") == "$END":
             raise ExpressionError("ends too early.", _SYNTAX, len(text) + 1) from None
         raise ExpressionError("cannot be read from here.", _SYNTAX, column) from None
     except LarkError:

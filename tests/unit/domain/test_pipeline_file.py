@@ -1,0 +1,359 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import jsonschema
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from domain.durations import format_duration, parse_duration
+from domain.errors import PipelineInvalid, Problem, ServiceMissing
+from domain.pipeline import AggregateFeature, FieldType, ValueFeature
+from domain.pipeline_features import _suggest_hop
+from domain.pipeline_file import json_schema, load_pipeline, parse_pipeline
+from tests.unit.domain.samples import EXAMPLES, PAYMENTS, payments
+
+
+class Trees(msgspec.Struct, forbid_unknown_fields=True):
+    trees: Annotated[int, msgspec.Meta(ge=1, le=500)] = 25
+    limits: dict[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.trees == 13:
+            raise ValueError("13 is unlucky")
+
+
+KINDS: dict[str, type[msgspec.Struct]] = {"half_space_trees": Trees}
+
+
+def problems(
+    text: str, check: Callable[[str, frozenset[str], frozenset[str]], object] | None = None
+) -> list[Problem]:
+    with pytest.raises(PipelineInvalid) as caught:
+        parse_pipeline(text, "p.yaml", kinds=KINDS, check_expression=check)
+    return list(caught.value.problems)
+
+
+def change(old: str, new: str) -> str:
+    assert old in PAYMENTS
+    return PAYMENTS.replace(old, new, 1)
+
+
+def line_of(text: str, part: str) -> int:
+    return next(i for i, line in enumerate(text.splitlines(), start=1) if part in line)
+
+
+@pytest.mark.parametrize("name", ["payments", "handbook", "logins"])
+def test_the_examples_are_valid_with_fifteen_features_over_two_entities(name: str) -> None:
+    path = EXAMPLES / name / "pipeline.yaml"
+    pipeline = load_pipeline(path)
+    assert len(pipeline.features) == 15
+    assert len(pipeline.entities) == 2
+    schema = jsonschema.Draft202012Validator(json_schema())
+    schema.check_schema(schema.schema)
+    schema.validate(YAML(typ="safe").load(path.read_text()))
+
+
+def test_defaults_and_values_arrive_in_the_declaration() -> None:
+    pipeline = payments()
+    event = pipeline.event
+    assert (event.max_lateness, event.max_future) == (parse_duration("1h"), parse_duration("5m"))
+    assert (event.dedupe_window, event.max_bytes) == (parse_duration("10m"), 65_536)
+    assert event.field("amount").maximum == 1000.0
+    assert event.field("shop").maximum == 1e15
+    assert event.field("shop").source == "Shop Id"
+    assert event.field("at").type is FieldType.TIMESTAMP
+    assert pipeline.entities == ("account", "shop")
+    assert pipeline.features[0] == ValueFeature(name="amount", field="amount")
+    counted = pipeline.features[1]
+    assert isinstance(counted, AggregateFeature)
+    assert counted.hop == parse_duration("30m")
+
+
+def test_the_digest_covers_every_part_and_nothing_else() -> None:
+    pipeline = parse_pipeline(PAYMENTS, "a.yaml")
+    assert len(pipeline.digest) == 64
+    assert parse_pipeline("# comment\n" + PAYMENTS, "b.yaml").digest == pipeline.digest
+    assert parse_pipeline(change("0.01", "0.02"), "a.yaml").digest != pipeline.digest
+
+
+def test_every_mistake_is_reported_at_once_with_its_line() -> None:
+    text = (
+        change("version: 2", "versoin: 2")
+        .replace("maximum: 1000}", "maximum: -1}")
+        .replace("value: amount", "value: amout")
+        .replace("entity: shop", "entity: shap")
+        .replace("kind: half_space_trees", "kind: half_space_tree")
+        .replace("budget: 0.01", "budget: 1.5")
+    )
+    found = problems(text)
+    assert [p.path for p in found] == [
+        "versoin",
+        "event.fields.amount.minimum",
+        "features.amount.value",
+        "features.shop_count.entity",
+        "detectors.hst.kind",
+        "decision.review.budget",
+    ]
+    for problem, part in zip(
+        found, ["versoin", "maximum: -1", "amout", "shap", "space_tree}", "1.5"], strict=True
+    ):
+        assert problem.line == line_of(text, part)
+        assert problem.remedy
+    assert "'version'" in found[0].remedy
+    assert "'amount'" in found[2].remedy
+    assert "'half_space_trees'" in found[4].remedy
+    assert found[2].column == text.splitlines()[found[2].line - 1].index("amout") + 1
+
+
+FEATURE = "  shop_count: {entity: shop, aggregate: count, window: 1d}\n"
+X, HST = "a feature x instead of the last one", "one more key for the detector"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path", "reason"),
+    [
+        ("pipeline: payments", "pipeline: Pay", "pipeline", "not a valid name"),
+        ("pipeline: payments\n", "", "pipeline", "is missing"),
+        ("version: 2", "version: 0", "version", "out of range"),
+        ("version: 2", "version: true", "version", "whole number"),
+        ("  id: id\n", "  id: nope\n", "event.id", "no field"),
+        ("  id: id\n", "  id: amount\n", "event.id", "of type number"),
+        ("  id: id\n", "  id: account\n", "event", "three different"),
+        ("  time: at\n", "  time: id\n", "event.time", "of type string"),
+        ("  key: account\n", "  key: channel\n", "event.key", "not required"),
+        ("  key: account\n", "  key: account\n  max_lateness: 3\n", "event.max_lateness", "duration"),
+        ("  key: account\n", "  key: account\n  late: maybe\n", "event.late", "not a choice"),
+        (
+            "{type: timestamp}",
+            "{type: timestamp, timezone: Mars/Base}",
+            "event.fields.at.timezone",
+            "no time zone",
+        ),
+        ("{type: timestamp}", "{type: timestamp, minimum: 1}", "event.fields.at.minimum", "no meaning"),
+        ("unit: s}", "unit: s, timezone: UTC}", "event.fields.opened.timezone", "UTC"),
+        (
+            "{type: boolean,",
+            "{type: boolean, sensitive: true,",
+            "event.fields.online.sensitive",
+            "no meaning",
+        ),
+        ("Shop Id", "amount", "event.fields.amount", "both read"),
+        ("values: [web, till]", "values: [web, 1]", "event.fields.channel.values", "not a text"),
+        ("    amount: {", "    Amount: {type: number}\n    amount: {", "event.fields.Amount", "valid name"),
+        ("    amount: {", "    in: {type: number}\n    amount: {", "event.fields.in", "reserved"),
+        (
+            FEATURE,
+            "  shop_count: {entity: shop, aggregate: rate, window: 1d}\n",
+            "features.shop_count.aggregate",
+            "not built",
+        ),
+        (FEATURE, "  shop: {entity: shop, aggregate: count, window: 1d}\n", "features.shop", "called like"),
+        (FEATURE, "  x: {value: channel}\n", "features.x.value", "of type string"),
+        (FEATURE, "  x: {value: card}\n", "features.x.value", "sensitive integer"),
+        (FEATURE, "  x: {value: amount, expression: amount}\n", "features.x", "value and expression"),
+        (X, "{entity: channel, aggregate: count, window: 1d}", "x.entity", "of type string"),
+        (X, "{entity: shop, aggregate: sum, window: 1d}", "x.of", "is missing"),
+        (X, "{entity: shop, aggregate: sum, of: id, window: 1d}", "x.of", "of type string"),
+        (X, "{entity: shop, aggregate: sum, of: amount}", "x.window", "is missing"),
+        (X, "{entity: shop, aggregate: distinct, of: at, window: 1d}", "x.of", "timestamp"),
+        (X, "{entity: shop, aggregate: distinct, of: id, window: 1d, delay: 1d}", "x.delay", "no delay"),
+        (X, "{entity: shop, aggregate: seconds_since_last, of: amount}", "x.of", "event times"),
+        (X, "{entity: shop, aggregate: last, of: amount, hop: 1h}", "x.hop", "takes no hop"),
+        (
+            X,
+            "{entity: shop, aggregate: last, of: amount, include_current: true}",
+            "x.include_current",
+            "earlier",
+        ),
+        (
+            X,
+            "{entity: shop, aggregate: count, window: 1d, delay: 1d, include_current: true}",
+            "x.include_current",
+            "earlier",
+        ),
+        (X, "{entity: shop, aggregate: count, window: 1d, hop: 1h}", "x.hop", "window/48"),
+        (X, "{entity: shop, aggregate: count, window: 1d, hop: 7m}", "x.hop", "does not divide the window"),
+        (
+            X,
+            "{entity: shop, aggregate: count, window: 1d, delay: 45m}",
+            "x.window",
+            "does not divide the delay",
+        ),
+        (X, "{entity: shop, aggregate: count, window: 1d, hop: 30s}", "x.hop", "would be kept"),
+        (X, "{entity: shop, aggregate: count, window: 12s}", "x.window", "would be kept"),
+        (HST, "tree: 3", "hst.tree", "not a parameter"),
+        (HST, "trees: 0", "hst.trees", ">= 1"),
+        (HST, "limits: {a: x}", "hst.limits", "float"),
+        (HST, "trees: 13", "hst", "unlucky"),
+        (HST, "features: [amuont]", "hst.features", "not a feature"),
+        ("{kind: half_space_trees}", "{kind: gradient_boosting}", "detectors.hst.kind", "not built"),
+        (HST, "needs: labels", "hst.needs", "not built"),
+        ("  hst: {kind: half_space_trees}\n", "  {}\n", "detectors", "is empty"),
+        ("{budget: 0.01}", "{precision: 0.9}", "decision.review.precision", "not built"),
+        ("{budget: 0.01}", "{budget: 0.01}\n  block: {budget: 0.01}", "decision.block", "not below"),
+        ("decision:\n", "decision:\n  combine: stacked\n", "decision.combine", "not built"),
+        ("decision:\n", "rules: [rules.yaml]\ndecision:\n", "rules", "not built"),
+        ("decision:\n", "retraining: {}\ndecision:\n", "retraining", "not built"),
+        ("version: 2", "version: 2\nversion: 3", "version", "stands here again"),
+        ("version: 2", "version: !!python/object:os.system 2", "version", "tag"),
+        ("{budget: 0.01}", "{<<: {budget: 0.01}}", "decision.review", "merge"),
+    ],
+)
+def test_each_mistake_is_named(old: str, new: str, path: str, reason: str) -> None:
+    if old == X:
+        old, new, path = FEATURE, f"  x: {new}\n", f"features.{path}"
+    elif old == HST:
+        old, new, path = "half_space_trees", f"half_space_trees, {new}", f"detectors.{path}"
+    found = problems(change(old, new))
+    assert [p for p in found if p.path == path and reason in p.reason], [str(p) for p in found]
+    assert all(p.remedy and p.line >= 1 and p.column >= 1 for p in found)
+
+
+def test_one_mistake_gives_one_problem() -> None:
+    assert len(problems(change("type: number", "type: numbr"))) == 2  # the type, and the value feature
+    assert len(problems(change("window: 1d", "window: 1 day"))) == 1
+    assert len(problems(change("    at: {type: timestamp}", "    at: {type: time}"))) == 1
+
+
+def test_expressions_are_checked_against_fields_and_earlier_features() -> None:
+    seen: list[tuple[str, frozenset[str], frozenset[str]]] = []
+
+    class WrongError(ValueError):
+        reason = "at character 3: nonsense."
+        remedy = "Mend it."
+
+    def check(text: str, numbers: frozenset[str], strings: frozenset[str]) -> None:
+        seen.append((text, numbers, strings))
+        if text == "bad":
+            raise WrongError
+
+    text = change(
+        FEATURE, FEATURE + "  a: {expression: good}\n  b: {expression: bad}\n  c: {expression: a}\n"
+    )
+    found = problems(text, check)
+    assert [(p.path, p.reason, p.remedy, p.line) for p in found] == [
+        ("features.b.expression", "at character 3: nonsense.", "Mend it.", line_of(text, "bad"))
+    ]
+    fields = {"at", "shop", "amount", "online", "tries", "opened"}
+    assert seen[0][1] == fields | {"shop_count"}
+    assert seen[0][2] == {"id", "channel"}
+    assert seen[2][1] == fields | {"shop_count", "a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "empty"),
+        ("[1, 2]", "must be a mapping"),
+        ("a: [1, 2", "not valid YAML"),
+        ("a: b: c", "not valid YAML"),
+        ("a: \x00", "not valid YAML"),
+        ("[" * 10_000, "nest deeper"),
+        ("a: *missing", "not valid YAML"),
+        ("a: [" + "x, " * 30_000 + "]", "more than"),
+        ("# " + "x" * (1 << 20), "limit"),
+        ("a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+            f"{n}: &{n} [{','.join(['*' + m] * 10)}]\n" for m, n in zip("abcde", "bcdef", strict=True)
+        ), "aliases expand"),
+        ("a: &a [*a, *a]", "aliases expand"),
+    ],
+)  # fmt: skip
+def test_hostile_and_broken_yaml_ends_in_a_problem(text: str, reason: str) -> None:
+    found = problems(text)
+    assert any(reason in p.reason for p in found), found[0]
+
+
+def test_limits_on_counts() -> None:
+    many = "".join(f"    f{i}: {{type: number}}\n" for i in range(129))
+    assert any("limit is 128" in p.reason for p in problems(change("    id: {", many + "    id: {")))
+
+
+def test_files_that_cannot_be_read_name_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ServiceMissing, match="pipeline init"):
+        load_pipeline(tmp_path / "none.yaml")
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes(b"pipeline: a\nversion: \xe9\n")
+    with pytest.raises(PipelineInvalid) as caught:
+        load_pipeline(latin)
+    assert caught.value.problems[0].line == 2
+
+
+def test_aliases_may_be_used() -> None:
+    text = (
+        change("{type: boolean, required: false}", "&flag {type: boolean, required: false}")
+        .replace("    tries:", "    other: *flag\n    tries:")
+        .replace("Shop Id", "Shop")
+    )
+    assert parse_pipeline(text, "p").event.field("other").type is FieldType.BOOLEAN
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 400), st.integers(0, 400))
+def test_a_suggested_hop_is_right(window: int, delay: int) -> None:
+    w, d = window * 60_000_000, delay * 60_000_000
+    hop = _suggest_hop(w, d)
+    assert hop is not None
+    assert w % hop == 0
+    assert d % hop == 0
+    assert hop * 48 <= w
+    assert parse_duration(format_duration(hop)) == hop
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_no_damaged_file_raises_anything_else(data: st.DataObject) -> None:
+    lines = PAYMENTS.splitlines()
+    at = data.draw(st.integers(0, len(lines) - 1))
+    column = data.draw(st.integers(0, len(lines[at])))
+    inserted = data.draw(st.text(alphabet="{}[]:,&*!|>'\"\\-#?% \t\nab1.", max_size=4))
+    lines[at] = lines[at][:column] + inserted + lines[at][column + data.draw(st.integers(0, 5)) :]
+    try:
+        pipeline = parse_pipeline("\n".join(lines), "p", kinds=KINDS)
+    except PipelineInvalid as error:
+        assert error.problems  # noqa: PT017
+    else:
+        schema = jsonschema.Draft202012Validator(json_schema())
+        schema.validate(YAML(typ="safe").load("\n".join(lines)))
+        assert pipeline.digest
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda d: d.update(versoin=1),
+        lambda d: d.pop("event"),
+        lambda d: d["event"].pop("key"),
+        lambda d: d["event"]["fields"]["amount"].update(type="numbr"),
+        lambda d: d["event"]["fields"]["at"].update(minimum=1),
+        lambda d: d["event"].update(max_lateness="soon"),
+        lambda d: d["features"].update(x={"entity": "shop", "aggregate": "rate", "window": "1d"}),
+        lambda d: d["features"].update(x={"entity": "shop", "aggregate": "sum", "window": "1d"}),
+        lambda d: d["features"].update(x={"entity": "shop", "aggregate": "count"}),
+        lambda d: d["features"].update(Bad={"value": "amount"}),
+        lambda d: d["detectors"]["hst"].pop("kind"),
+        lambda d: d["decision"].update(combine="stacked"),
+        lambda d: d["decision"]["review"].update(budget=2),
+        lambda d: d.update(rules=[]),
+    ],
+)
+def test_the_json_schema_rejects_obvious_mistakes(damage: Callable[[Any], object]) -> None:
+    document = YAML(typ="safe").load(PAYMENTS)
+    schema = jsonschema.Draft202012Validator(json_schema())
+    assert schema.is_valid(document)
+    damage(document)
+    assert not schema.is_valid(document)
+
+
+def test_the_json_schema_describes_parameters_of_known_kinds() -> None:
+    document = YAML(typ="safe").load(PAYMENTS)
+    schema = jsonschema.Draft202012Validator(json_schema(KINDS))
+    schema.check_schema(schema.schema)
+    assert schema.is_valid(document)
+    document["detectors"]["hst"]["trees"] = 0
+    assert not schema.is_valid(document)
