@@ -40,7 +40,7 @@ class BadCursorError(TidegateError):
 
 @dataclass(frozen=True, slots=True)
 class HotLimits:
-    """The caps: ``count`` verdicts, ``age`` (microseconds since ``scored_at``), ``bytes`` of memory (estimate)."""
+    """Caps: ``count`` verdicts, ``age`` in microseconds since ``scored_at``, ``bytes`` in memory."""
 
     count: int = 1_000_000
     age: int = DAY

@@ -13,7 +13,7 @@ from domain.errors import StoreUnavailable
 from domain.verdict import DecisionName
 from featurestore.hot_verdicts import HotLimits, HotVerdicts, RedisHotVerdicts
 from featurestore.hot_verdicts_memory import MemoryHotVerdicts
-from featurestore.redis_client import Client, connect
+from featurestore.redis_client import Client, connect, run_commands
 from tests.contract.check_hot_verdicts import NOW, CheckHotVerdicts, Make, drain, verdict
 
 
@@ -54,7 +54,7 @@ class TestRedis(CheckHotVerdicts):
         store.put_many([verdict(i, decision=DecisionName.REVIEW) for i in range(50)])
         clock.advance(10)
         store.put_many([verdict(99)])  # too old itself
-        assert client.keys(f"vd:{{{name}}}:*") == [f"vd:{{{name}}}:bytes".encode()]
+        assert run_commands(client, [("KEYS", f"vd:{{{name}}}:*")])[0] == [f"vd:{{{name}}}:bytes".encode()]
         assert client.get(f"vd:{{{name}}}:bytes") == b"0"
 
     def test_a_write_trims_a_bounded_number(self, client: redis.Redis, clock: ManualClock) -> None:
@@ -82,7 +82,7 @@ class TestRedis(CheckHotVerdicts):
             ]
             store.put_many(changed)
         used = int(client.info("memory")["used_memory"]) - before
-        estimate = int(client.get(f"vd:{{{name}}}:bytes") or 0)
+        estimate = int(run_commands(client, [("GET", f"vd:{{{name}}}:bytes")])[0])
         assert 0.5 < used / estimate < 1.1
 
     def test_rare_matches_are_found_page_by_page(self, client: redis.Redis, clock: ManualClock) -> None:
