@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tidegate.embedded.kafka import EmbeddedKafka
 from tidegate.embedded.kafka_jars import KAFKA_VERSION
@@ -52,6 +53,11 @@ def choose() -> str:
     return "containers" if _engine_has(KAFKA_IMAGE) and _engine_has(REDIS_IMAGE) else "native"
 
 
+def _publish(ports: Any, inside: int, outside: int | None) -> None:
+    """Publish a container's port on 127.0.0.1 only, which testcontainers' own methods can not say."""
+    ports[inside] = ("127.0.0.1", outside)
+
+
 @contextmanager
 def running_kafka(kind: str, directory: Path) -> Iterator[str]:
     """Bootstrap address of an Apache Kafka that lives as long as the block."""
@@ -64,7 +70,8 @@ def running_kafka(kind: str, directory: Path) -> Iterator[str]:
 
     # The broker advertises one address, which must be the same inside and outside of the container.
     port = free_port()
-    container = DockerContainer(KAFKA_IMAGE).with_bind_ports(port, port)
+    container = DockerContainer(KAFKA_IMAGE)
+    _publish(container.ports, port, port)
     container.with_envs(
         KAFKA_NODE_ID="1",
         KAFKA_PROCESS_ROLES="broker,controller",
@@ -98,13 +105,14 @@ def running_redis(kind: str, directory: Path) -> Iterator[str]:
     from testcontainers.core.container import DockerContainer
     from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
-    container = DockerContainer(REDIS_IMAGE).with_exposed_ports(6379)
+    container = DockerContainer(REDIS_IMAGE)
+    _publish(container.ports, 6379, None)
     container.with_command("redis-server --appendonly yes --maxmemory-policy noeviction")
     container.waiting_for(
         LogMessageWaitStrategy("Ready to accept connections").with_startup_timeout(_CONTAINER_SECONDS)
     )
     with container:
-        yield f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0"
+        yield f"redis://127.0.0.1:{container.get_exposed_port(6379)}/0"
 
 
 def handbook_path() -> Path:
