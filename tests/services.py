@@ -126,3 +126,8 @@ def handbook_path() -> Path:
             "that holds fdh/transactions.parquet."
         )
     return path
+
+
+if __name__ == "__main__":
+    kind = choose()
+    print(f"services for tests: Apache Kafka {KAFKA_VERSION} and Redis, {kind} (TIDEGATE_TEST_SERVICES)")

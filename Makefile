@@ -1,0 +1,45 @@
+# Every target works on a fresh clone: `make setup` is part of it. `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+UV := deploy/uv
+RUN := $(UV) run --no-sync
+PYTEST := $(RUN) pytest -p no:randomly --durations=10
+SUITES := tests/unit tests/contract tests/integration tests/system
+
+.PHONY: help setup packages demo test test-unit test-compose check bench-kernels bench-throughput
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
+
+packages:
+	@deploy/setup
+
+setup: ## Python packages, redis-server and Apache Kafka, as far as they are missing
+	@deploy/setup --services
+
+demo: packages ## events with known fraud through all processes, watched in the terminal
+	@$(RUN) tidegate demo
+
+test: setup ## the whole suite, against a real Kafka and a real Redis (not: test-compose)
+	@$(RUN) python -m tests.services
+	$(PYTEST) -m "not compose" $(SUITES)
+
+test-unit: packages ## what needs no service, in under a minute
+	$(PYTEST) tests/unit
+
+test-compose: packages ## docker compose up, down and up again
+	$(PYTEST) -m compose tests/system/test_compose.py
+
+check: packages ## formatting, lint, types, layers, lock file
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
+	$(RUN) lint-imports
+	$(UV) lock --check
+
+bench-kernels: packages ## our kernels beside River and scikit-learn, in one run
+	$(RUN) python -m benchmarks.kernels
+
+bench-throughput: setup ## the worker beside a bare transactional passthrough, in one run
+	$(RUN) tidegate bench throughput --events 200000 --json
