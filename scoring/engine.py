@@ -1,7 +1,7 @@
 """The engine: a batch of valid events and the state so far in, scores and new state out.
 
 No input or output of its own and no clock: the worker, ``backtest`` and ``dry_run`` give it the same events
-and state and get the same bits. State lives in two objects that it moves forward: the feature tables (shared by
+and state and get the same bits. State lives in two objects that it moves: the feature tables (shared by
 the partitions of a process) and one ensemble per partition.
 """
 

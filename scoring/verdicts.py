@@ -1,7 +1,7 @@
 """Scored columns as encoded verdicts and alerts: the hot end of the engine, one JSON text per event.
 
-Parts that many verdicts share (versions, an abstaining detector) are encoded once and pasted in; the vector is
-encoded from a generated record type, which is quicker than a dict.
+Parts that many verdicts share (versions, an abstaining detector) are encoded once and pasted in; vectors are
+encoded from a generated record type, quicker than a dict.
 """
 
 from __future__ import annotations

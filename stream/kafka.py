@@ -1,0 +1,77 @@
+"""Client configuration of our consumers and producers, each value with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stream.topics import MAX_MESSAGE_BYTES, PARTITIONER
+
+__all__ = ["KafkaConnection"]
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaConnection:
+    """Where Kafka is. ``extra`` goes to every client as it is (security.protocol, sasl.*, ssl.*)."""
+
+    bootstrap: str
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def client(self, client_id: str) -> dict[str, Any]:
+        """What every client needs."""
+        return {
+            "bootstrap.servers": self.bootstrap,
+            "client.id": client_id,
+            # a dead broker is noticed by requests; idle connections need no warning in the log
+            "log.connection.close": False,
+            **self.extra,
+        }
+
+    def reader(self, client_id: str, group: str) -> dict[str, Any]:
+        """A consumer that sees committed records only and never commits by itself."""
+        return {
+            **self.client(client_id),
+            "group.id": group,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "earliest",
+            "isolation.level": "read_committed",
+            # bounds prefetched memory per consumer; two seconds of traffic at 100,000 small events a second
+            "queued.max.messages.kbytes": 32_768,
+            "queued.min.messages": 10_000,
+            "fetch.message.max.bytes": MAX_MESSAGE_BYTES,
+            # an answer as soon as there is anything: micro-batches form by themselves under load
+            "fetch.wait.max.ms": 10,
+        }
+
+    def group_member(self, client_id: str, group: str) -> dict[str, Any]:
+        """A worker's consumer: partitions move one by one, and a dead worker is noticed in ten seconds."""
+        return {
+            **self.reader(client_id, group),
+            "partition.assignment.strategy": "cooperative-sticky",
+            "session.timeout.ms": 10_000,
+            "heartbeat.interval.ms": 2_000,
+            # a rebuild of lost state may take minutes inside the rebalance callback
+            "max.poll.interval.ms": 900_000,
+        }
+
+    def transactional_producer(self, client_id: str, transactional_id: str) -> dict[str, Any]:
+        """A worker's producer."""
+        return {
+            **self.client(client_id),
+            "transactional.id": transactional_id,
+            # how long an open transaction of a worker that never comes back can hold readers up
+            "transaction.timeout.ms": 10_000,
+            # after a commit the broker answers CONCURRENT_TRANSACTIONS for a moment; the default of 100 ms
+            # would then be waited in full
+            "retry.backoff.ms": 2,
+            "linger.ms": 0,
+            "partitioner": PARTITIONER,
+            "message.max.bytes": MAX_MESSAGE_BYTES + 65_536,
+            "queue.buffering.max.messages": 1_000_000,
+            "queue.buffering.max.kbytes": 1_048_576,
+            "batch.num.messages": 10_000,
+            "batch.size": 1_000_000,
+            "compression.type": "none",
+        }

@@ -1,0 +1,267 @@
+"""Bringing a partition's state to its committed offset: the one path for start, rebalance, abort and crash.
+
+Online state in Redis reflects some prefix of the input (``applied``), the detectors' snapshot another one; both may
+lag behind the offset that the group has committed, never lead. The difference is read again:
+
+- feature state from the input topic, with results of the committed verdicts (for later duplicates);
+- detectors from the vectors in the committed verdicts themselves, so they learn exactly what they had learned,
+  even where an entity is fed by several partitions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from domain.batch import Floats, Ints
+from domain.codec import EventCodec
+from domain.errors import Retriable, StateMismatch
+from domain.pipeline import Pipeline
+from domain.verdict import DECISIONS, DecisionName, Source
+from featurestore.ports import Applied, StateStore
+from scoring.engine import PartitionScorer
+from stream.decoding import decode_messages
+from stream.kafka import KafkaConnection
+from stream.topics import Topics
+
+__all__ = ["Recovered", "Recovery"]
+
+log = structlog.get_logger(__name__)
+
+CHUNK = 2_000
+"""Events per step of a rebuild: bounds memory."""
+SILENCE_SECONDS = 30.0
+"""A broker that sends nothing for so long, though the log goes on, is away."""
+
+
+class CommittedVerdict(msgspec.Struct, frozen=True, gc=False):
+    """The part of a verdict that state is rebuilt from."""
+
+    score: float | None
+    decision: DecisionName
+    features: dict[str, float | None] | None
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """Where a partition stands after recovery.
+
+    ``incomplete``: the log no longer reaches back to where the state ended, so windows miss events.
+    """
+
+    next_offset: int
+    applied: Applied | None
+    verdict_position: int
+    rebuilt_events: int
+    relearned: int
+    mismatches: int
+    incomplete: bool
+
+
+class Recovery:
+    """Recovers partitions of one pipeline with a consumer of its own (never a group member)."""
+
+    def __init__(
+        self, kafka: KafkaConnection, pipeline: Pipeline, codec: EventCodec, store: StateStore
+    ) -> None:
+        conf = kafka.reader(f"tidegate-recovery-{pipeline.name}", f"{pipeline.name}.recovery")
+        self._conf = {**conf, "enable.partition.eof": True, "auto.offset.reset": "error"}
+        self._codec = codec
+        self._store = store
+        self._topics = Topics(pipeline.name)
+        self._names = pipeline.feature_names
+        self._decode = msgspec.json.Decoder(CommittedVerdict).decode
+        self._pipeline = pipeline
+
+    def recover(self, scorer: PartitionScorer, committed: int | None) -> Recovered:
+        """Fill an empty ``scorer`` with the state at ``committed`` (None: the group never committed).
+
+        Raises StateMismatch when stored state is ahead of the log, StoreUnavailable, Retriable (Kafka away).
+        """
+        partition = scorer.partition
+        applied = self._store.load_applied(partition)
+        snapshot = self._store.load_model(partition)
+        consumer = Consumer(self._conf)
+        try:
+            first, _ = self._ends(consumer, self._topics.events, partition)
+            first_verdict, last_verdict = self._ends(consumer, self._topics.verdicts, partition)
+            target = first if committed is None else committed
+            for what, at in (("feature state", applied), ("detector state", snapshot)):
+                if at is not None and at.next_offset > target:
+                    raise StateMismatch(
+                        f"{what} of partition {partition} reflects events up to offset {at.next_offset}, but "
+                        f"only {target} are committed: the topic or the group was reset, or Redis belongs to "
+                        "another cluster",
+                        remedy=f"if the log is right: `tidegate state reset --partition {partition}` and start "
+                        "again; state is then rebuilt from the log",
+                    )
+            if snapshot is not None:
+                try:
+                    scorer.ensemble.restore(snapshot.blob)
+                except ValueError as error:
+                    raise StateMismatch(
+                        f"the detectors' snapshot of partition {partition} can not be used: {error}",
+                        remedy="`tidegate state reset` rebuilds state from the log; or go back to the pipeline "
+                        "file that wrote it",
+                    ) from error
+            start = first if applied is None else applied.next_offset
+            learn_from = first if snapshot is None else snapshot.next_offset
+            if applied is not None:
+                scorer.stream_time = applied.stream_time
+            incomplete = start < first or (applied is None and committed is not None and first > 0)
+            positions = [first_verdict if s is None else s.verdict_position for s in (applied, snapshot)]
+            verdicts = _Verdicts(
+                self._read(consumer, self._topics.verdicts, partition, max(min(positions), first_verdict)),
+                self._decode,
+            )
+            rebuilt = relearned = mismatches = 0
+            if min(start, learn_from) < target:
+                verdicts.skip_to(min(start, learn_from))
+                if learn_from < start:
+                    for known in _steps(verdicts, learn_from, min(start, target)):
+                        count, wrong = self._relearn(scorer, known, learn_from)
+                        relearned, mismatches = relearned + count, mismatches + wrong
+                for messages, known in self._chunks(verdicts, partition, max(start, first), target):
+                    rebuilt += self._rebuild(scorer, messages, known)
+                    count, wrong = self._relearn(scorer, known, learn_from)
+                    relearned, mismatches = relearned + count, mismatches + wrong
+        finally:
+            consumer.close()
+        return Recovered(target, applied, last_verdict, rebuilt, relearned, mismatches, incomplete)
+
+    def _chunks(
+        self, verdicts: _Verdicts, partition: int, start: int, target: int
+    ) -> Iterator[tuple[list[Any], list[CommittedVerdict]]]:
+        """Input records [start, target) in chunks, each with the verdicts of the same offsets.
+
+        The two topics are read by two consumers, so that neither waits for the other's prefetch.
+        """
+        reader = Consumer(self._conf)
+        try:
+            chunk: list[Any] = []
+            for message in self._read(reader, self._topics.events, partition, start, stop=target):
+                chunk.append(message)
+                if len(chunk) == CHUNK:
+                    yield chunk, verdicts.until(chunk[-1].offset() + 1)
+                    chunk = []
+            yield chunk, verdicts.until(target)
+        finally:
+            reader.close()
+
+    def _rebuild(self, scorer: PartitionScorer, messages: list[Any], known: list[CommittedVerdict]) -> int:
+        decoded = decode_messages(self._codec, messages)
+        if not decoded.events:
+            return 0
+        batch = self._codec.to_batch(decoded.events, [messages[i].offset() for i in decoded.accepted])
+        score: Floats = np.full(len(batch), np.nan)
+        decision: Ints = np.zeros(len(batch), dtype=np.int64)
+        row_of = {offset: row for row, offset in enumerate(batch.offsets.tolist())}
+        for verdict in known:
+            row = row_of.get(verdict.source.offset)
+            if row is not None:
+                score[row] = np.nan if verdict.score is None else verdict.score
+                decision[row] = DECISIONS.index(verdict.decision)
+        scorer.rebuild(batch, score, decision)
+        return len(batch)
+
+    def _relearn(
+        self, scorer: PartitionScorer, known: list[CommittedVerdict], learn_from: int
+    ) -> tuple[int, int]:
+        """Let the detectors learn vectors again; returns how many, and how many scores came out different."""
+        vectors = [v for v in known if v.features is not None and v.source.offset >= learn_from]
+        if not vectors:
+            return 0, 0
+        x: Floats = np.empty((len(vectors), len(self._names)))
+        for row, verdict in enumerate(vectors):
+            values = verdict.features or {}
+            x[row] = [_number(values.get(name)) for name in self._names]
+        again = scorer.relearn(x)
+        was: Floats = np.array([_number(v.score) for v in vectors])
+        wrong = int(np.sum(~((again == was) | (np.isnan(again) & np.isnan(was)))))
+        return len(vectors), wrong
+
+    def _ends(self, consumer: Consumer, topic: str, partition: int) -> tuple[int, int]:
+        try:
+            low, high = consumer.get_watermark_offsets(
+                TopicPartition(topic, partition), timeout=SILENCE_SECONDS, cached=False
+            )
+        except KafkaException as error:
+            raise _away(error, topic) from error
+        return low, high
+
+    def _read(
+        self, consumer: Consumer, topic: str, partition: int, start: int, stop: int | None = None
+    ) -> Iterator[Any]:
+        """Committed records of one partition from ``start`` up to ``stop`` or the end of the log."""
+        if stop is not None and start >= stop:
+            return
+        consumer.assign([TopicPartition(topic, partition, start)])
+        while True:
+            message = consumer.poll(SILENCE_SECONDS)
+            if message is None:
+                raise Retriable(
+                    f"Kafka sent nothing of {topic} for {SILENCE_SECONDS:.0f} s during recovery",
+                    remedy="check the connection to Kafka and whether a transaction hangs there",
+                )
+            error = message.error()
+            if error is not None:
+                if error.code() == KafkaError._PARTITION_EOF:
+                    return
+                raise _away(KafkaException(error), topic)
+            offset = message.offset() or 0
+            if stop is not None and offset >= stop:
+                return
+            yield message
+            if stop is not None and offset == stop - 1:
+                return
+
+
+class _Verdicts:
+    """The verdicts of one partition as a stream that can be read up to a source offset, then further."""
+
+    def __init__(self, messages: Iterator[Any], decode: Any) -> None:
+        self._messages = messages
+        self._decode = decode
+        self._next: CommittedVerdict | None = None
+
+    def skip_to(self, offset: int) -> None:
+        """Pass over verdicts of source offsets below ``offset``."""
+        while (verdict := self._peek()) is not None and verdict.source.offset < offset:
+            self._next = None
+
+    def until(self, offset: int) -> list[CommittedVerdict]:
+        """The verdicts of source offsets below ``offset`` that were not read yet."""
+        found = []
+        while (verdict := self._peek()) is not None and verdict.source.offset < offset:
+            found.append(verdict)
+            self._next = None
+        return found
+
+    def _peek(self) -> CommittedVerdict | None:
+        if self._next is None:
+            message = next(self._messages, None)
+            if message is not None:
+                self._next = self._decode(message.value())
+        return self._next
+
+
+def _steps(verdicts: _Verdicts, start: int, stop: int) -> Iterator[list[CommittedVerdict]]:
+    """The verdicts of source offsets [start, stop) in lists of bounded length."""
+    while start < stop:
+        start = min(start + CHUNK, stop)
+        yield verdicts.until(start)
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+def _away(error: KafkaException, topic: str) -> Retriable:
+    return Retriable(f"reading {topic} failed: {error.args[0]}", remedy="check the connection to Kafka")

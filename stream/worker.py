@@ -1,0 +1,44 @@
+"""The worker process: sessions, one after the other, until told to stop."""
+
+from __future__ import annotations
+
+import threading
+
+import structlog
+
+from domain.errors import Retriable
+from stream.session import Session, WorkerConfig, WorkerParts
+
+__all__ = ["WorkerConfig", "WorkerParts", "run_worker"]
+
+log = structlog.get_logger(__name__)
+
+FIRST_PAUSE_SECONDS = 0.2
+LONGEST_PAUSE_SECONDS = 15.0
+"""Between fresh starts: short, because nothing is scored meanwhile; growing, so as not to flood the log."""
+
+
+def run_worker(config: WorkerConfig, parts: WorkerParts, stop: threading.Event) -> None:
+    """Score events until ``stop`` is set; then write state and leave within a few seconds.
+
+    A Retriable error ends the session (its memory is worthless then) and begins a new one, which recovers
+    from store and log. Fatal errors are raised: they need a person.
+    """
+    pause = FIRST_PAUSE_SECONDS
+    while not stop.is_set():
+        session: Session | None = None
+        try:
+            session = Session(config, parts)
+            started = parts.clock.monotonic()
+            session.run(stop)
+        except Retriable as error:
+            parts.metrics.restarts.inc()
+            log.warning("starting afresh", error=str(error), pause=pause)
+            if session is not None and parts.clock.monotonic() - started > LONGEST_PAUSE_SECONDS:
+                pause = FIRST_PAUSE_SECONDS
+        finally:
+            if session is not None:
+                session.close()
+        if not stop.is_set():
+            stop.wait(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

@@ -1,0 +1,92 @@
+"""Settings of the processes: environment variables ``TIDEGATE_*``, or a ``.env`` file; see docs/operations.md."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from domain.errors import Fatal
+from domain.privacy import Protector
+from stream.kafka import KafkaConnection
+
+__all__ = ["Settings"]
+
+log = structlog.get_logger(__name__)
+
+
+class Settings(BaseSettings):
+    """Everything a process needs to know about its surroundings. Durations are seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_", env_file=".env", extra="ignore")
+
+    pipeline: Path = Field(Path("examples/payments/pipeline.yaml"), description="The pipeline file.")
+    kafka_bootstrap: str = Field("127.0.0.1:9092", description="Kafka's bootstrap servers.")
+    kafka_extra: dict[str, Any] = Field(
+        default_factory=dict,
+        repr=False,
+        description="JSON with further client settings: security.protocol, sasl.*, ssl.*.",
+    )
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"), description="Redis, Valkey, or a cluster."
+    )
+    worker_id: str = Field(
+        default_factory=socket.gethostname,
+        description="Unique per worker and stable over its restarts; names its transactions.",
+    )
+    privacy_key: SecretStr | None = Field(
+        None, description="Secret of 16 to 64 characters under which sensitive fields are hashed."
+    )
+    state_dir: Path = Field(
+        Path("~/.local/state/tidegate"),
+        description="Files of a single machine: generated key, embedded services.",
+    )
+    api_host: str = Field(
+        "127.0.0.1", description="Address of the API; loopback, as it has no authentication yet."
+    )
+    api_port: int = Field(8080, ge=0, le=65535)
+    metrics_host: str = Field("127.0.0.1", description="Address of /metrics of worker and archiver.")
+    metrics_port: int = Field(0, ge=0, le=65535, description="0: no metrics server.")
+    max_batch: int = Field(1000, ge=1, le=20_000, description="Most events in one transaction.")
+    max_entities: int = Field(200_000, ge=1_000, description="Entities a worker keeps in memory.")
+    flush_seconds: float = Field(0.2, gt=0, description="How often committed state goes to Redis.")
+    snapshot_seconds: float = Field(10.0, gt=0, description="How often detectors go to Redis.")
+    hot_hours: float = Field(24.0, gt=0, description="How long verdicts can be asked for.")
+    hot_verdicts: int = Field(1_000_000, ge=1_000, description="How many verdicts can be asked for.")
+
+    def kafka(self) -> KafkaConnection:
+        """How clients connect to Kafka."""
+        return KafkaConnection(self.kafka_bootstrap, self.kafka_extra)
+
+    def protector(self) -> Protector:
+        """Hashes sensitive fields; without a configured key, under one kept in ``state_dir``.
+
+        Raises Fatal when the key is too short or too long.
+        """
+        given = self.privacy_key
+        try:
+            return Protector(self._machine_key() if given is None else given.get_secret_value().encode())
+        except ValueError as error:
+            raise Fatal(
+                "TIDEGATE_PRIVACY_KEY must have 16 to 64 bytes",
+                remedy="openssl rand -hex 32, the same for all processes of a deployment",
+            ) from error
+
+    def _machine_key(self) -> bytes:
+        path = self.state_dir.expanduser() / "privacy.key"
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            with path.open("x") as file:
+                path.chmod(0o600)
+                file.write(secrets.token_hex(16))
+            log.info(
+                "made a privacy key for this machine; set TIDEGATE_PRIVACY_KEY in a cluster", path=str(path)
+            )
+        except FileExistsError:
+            pass
+        return path.read_text().strip().encode()
