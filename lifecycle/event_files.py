@@ -41,12 +41,13 @@ class RejectedRow:
 class FileChunk:
     """Consecutive rows of a file.
 
-    ``batch`` holds the valid ones, their row numbers as offsets. ``labels`` is float64[len(batch)] (1 fraud,
-    0 not, NaN unknown), or None when no label column was asked for. ``rows`` counts all rows.
-    ``out_of_order`` counts valid rows older than one before them (in the whole file so far).
+    ``batch`` holds the valid ones, their row numbers as offsets; ``keys`` their Kafka keys. ``labels`` is
+    float64[len(batch)] (1 fraud, 0 not, NaN unknown), or None when no label column was asked for. ``rows``
+    counts all rows. ``out_of_order`` counts valid rows older than one before them (in the file so far).
     """
 
     batch: EventBatch
+    keys: list[bytes]
     labels: Floats | None
     rejected: tuple[RejectedRow, ...]
     rows: int
@@ -94,8 +95,9 @@ def read_events(
         if rows.labels is not None:
             cells = rows.labels
             labels = np.array([parse_label(cells[i - rows.first], row=i) for i in offsets], dtype=np.float64)
+        keys = list(map(codec.expected_key, events))
         yield FileChunk(
-            batch, labels, tuple(rejected), len(rows.payloads), int((batch.times < before[:-1]).sum())
+            batch, keys, labels, tuple(rejected), len(rows.payloads), int((batch.times < before[:-1]).sum())
         )
 
 
@@ -130,7 +132,12 @@ def find_label_column(path: Path, pipeline: Pipeline, wanted: str | None = None)
             f"{path.name} has no column {wanted!r}; its columns are {', '.join(columns)}.",
             remedy="name one of these with --label-column.",
         )
-    known = {f.source for f in pipeline.event.fields} | {f.name for f in pipeline.event.fields}
+    known = {
+        "id",
+        "event_id",
+        *(f.source for f in pipeline.event.fields),
+        *(f.name for f in pipeline.event.fields),
+    }
     free = [c for c in columns if c not in known]
     usual = [c for c in free if c.lower() in _LABEL_NAMES]
     if len(usual) == 1:
