@@ -229,8 +229,9 @@ def histories(draw: st.DrawFn, partitions: int) -> list[tuple[int, Row]]:
                 st.sampled_from([None, "ES", "FR", "ES "]),
                 st.integers(0, 5),
             ),
-            min_size=1,
-            max_size=40,
+            # long enough for ties, repeats and expiry to meet; shorter ones seldom tell anything
+            min_size=12,
+            max_size=60,
         )
     )
     now = START
@@ -313,6 +314,38 @@ def test_many_entities_and_ids_under_eviction() -> None:
     features += every_aggregate("merchant", 3_600 * SECOND, 60 * SECOND)
     rows = random_rows(seed=3, n=600, accounts=150, merchants=20, step=10 * SECOND)
     compare(pipeline_of(features), rows, batch=50, max_entities=40)
+
+
+def test_ties_in_time_go_to_the_later_processed() -> None:
+    rows = [
+        (offset, time, merchant, amount)
+        for offset, (time, merchant, amount) in enumerate(
+            [(5, "m", 1.0), (5, "m", 2.0), (4, "m", 3.0), (5, "m", 4.0), (5, "x", 5.0), (5, "m", 6.0)]
+        )
+    ]
+    history = [
+        (
+            offset % 2,
+            Row(
+                f"id{offset}",
+                START + time * SECOND,
+                offset,
+                {"account": f"a{offset % 2}", "merchant": merchant},
+                {"amount": amount, "tip": None, "country": None, "merchant": merchant},
+            ),
+        )
+        for offset, time, merchant, amount in rows
+    ]
+    features = [
+        AggregateFeature(
+            name="last", entity="merchant", aggregate=Aggregate.LAST, of="amount", include_current=False
+        )
+    ]
+    compare(pipeline_of(features), history, partitions=2)
+    # one partition: the page itself says what comes out
+    outcomes = Reference(pipeline_of(features)).process(0, [row for _, row in history])
+    assert [o.features and o.features["last"] for o in outcomes] == [None, 1.0, 2.0, 2.0, None, 4.0]
+    compare(pipeline_of(features), [(0, row) for _, row in history])
 
 
 def test_more_ids_than_are_remembered() -> None:
