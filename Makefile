@@ -7,7 +7,7 @@ RUN := $(UV) run --no-sync
 PYTEST := $(RUN) pytest -p no:randomly --durations=10
 SUITES := tests/unit tests/contract tests/integration tests/system
 
-.PHONY: help setup packages demo test test-unit test-compose check bench-kernels bench-throughput
+.PHONY: help setup packages demo test test-unit test-compose up check bench-kernels bench-throughput
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -30,6 +30,10 @@ test-unit: packages ## what needs no service, in under a minute
 
 test-compose: packages ## docker compose up, down and up again
 	$(PYTEST) -m compose tests/system/test_compose.py
+
+up: ## everything in containers, at http://127.0.0.1:8080; `docker compose down` ends it
+	@deploy/env
+	docker compose up --detach --wait --build
 
 check: packages ## formatting, lint, types, layers, lock file
 	$(RUN) ruff format --check .

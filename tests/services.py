@@ -20,7 +20,15 @@ from tidegate.embedded.kafka_jars import KAFKA_VERSION
 from tidegate.embedded.process import free_port
 from tidegate.embedded.redis import EmbeddedRedis
 
-__all__ = ["KAFKA_IMAGE", "REDIS_IMAGE", "choose", "handbook_path", "running_kafka", "running_redis"]
+__all__ = [
+    "KAFKA_IMAGE",
+    "REDIS_IMAGE",
+    "choose",
+    "handbook_path",
+    "running_engine",
+    "running_kafka",
+    "running_redis",
+]
 
 KAFKA_IMAGE = f"apache/kafka:{KAFKA_VERSION}"
 REDIS_IMAGE = "redis:8-alpine"
@@ -29,16 +37,22 @@ _ENGINE_SECONDS = 5.0
 _CONTAINER_SECONDS = 90
 
 
-def _engine_has(image: str) -> bool:
+def _docker(*arguments: str) -> bool:
+    """Whether a docker command succeeds at once."""
     if shutil.which("docker") is None:
         return False
     try:
         run = subprocess.run(
-            ["docker", "image", "inspect", image], capture_output=True, check=False, timeout=_ENGINE_SECONDS
+            ["docker", *arguments], capture_output=True, check=False, timeout=_ENGINE_SECONDS
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
     return run.returncode == 0
+
+
+def running_engine() -> bool:
+    """Whether a Docker engine answers."""
+    return _docker("info")
 
 
 def choose() -> str:
@@ -50,7 +64,7 @@ def choose() -> str:
         )
     if wanted != "auto":
         return wanted
-    return "containers" if _engine_has(KAFKA_IMAGE) and _engine_has(REDIS_IMAGE) else "native"
+    return "containers" if _docker("image", "inspect", KAFKA_IMAGE, REDIS_IMAGE) else "native"
 
 
 def _publish(ports: Any, inside: int, outside: int | None) -> None:
