@@ -127,7 +127,7 @@ class EventCodec:
                 numbers[field.name] = times / 1e6
                 continue
             values = list(map(attrgetter(self._attributes[field.name]), events))
-            if field.type is FieldType.STRING or field.sensitive:
+            if not field.numeric:
                 strings[field.name] = column = self._texts(field, values)
                 texts[field.name] = column  # type: ignore[assignment]  # used for required fields only
             else:
@@ -148,10 +148,10 @@ class EventCodec:
         )
 
     def _texts(self, field: Field, values: list[Any]) -> Sequence[str | None]:
-        if not field.sensitive:
-            return values
         if field.type is FieldType.INTEGER:
             values = [None if value is None else str(value) for value in values]
+        if not field.sensitive:
+            return values
         if field.required:
             return list(map(self._protect, values))
         return [None if value is None else self._protect(value) for value in values]

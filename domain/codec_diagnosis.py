@@ -176,14 +176,16 @@ class Diagnosis:
                 self._wrong_type(field, value, wanted)
             low, high = integer_bounds(field)
             inside = not isinstance(value, _BigInteger) and low <= value <= high
+            bounds = f"{low:,} to {high:,}"
         else:
-            low_, high_ = field.minimum, field.maximum
-            inside = (low_ is None or value >= low_) and (high_ is None or value <= high_)
+            least, most = field.minimum, field.maximum
+            inside = (least is None or value >= least) and (most is None or value <= most)
+            bounds = f"{least:,g} to {most:,g}"
         if not inside:
             self._reject(
                 Reject.OUT_OF_RANGE,
                 field,
-                f"is {self._value(field, value)}, outside {field.minimum:,g} to {field.maximum:,g}",
+                f"is {self._value(field, value)}, outside {bounds}",
                 "Correct the value, or change `minimum` and `maximum` in the pipeline file.",
             )
 

@@ -31,6 +31,9 @@ __all__ = [
 DEFAULT_NUMBER_LIMIT = 1e15
 """Largest magnitude of a number field unless the file sets its own: keeps sums of squares finite."""
 
+EXACT_INTEGERS = 2**53
+"""Up to this magnitude a float64 holds every integer; fields of larger ones are names, not numbers."""
+
 
 class FieldType(StrEnum):
     """Types of event fields."""
@@ -86,6 +89,20 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
     """Timestamps only: the zone of values that carry none (an IANA name). None: such values are rejected."""
     unit: str = "iso"
     """Timestamps only: ``iso`` (RFC 3339 text), or ``s``, ``ms``, ``us`` (numbers since 1970, UTC)."""
+
+    @property
+    def numeric(self) -> bool:
+        """Whether batches hold it as a column of numbers.
+
+        Texts, sensitive fields and integers that a float64 cannot hold exactly are columns of texts.
+        """
+        if self.type is FieldType.STRING or self.sensitive:
+            return False
+        if self.type is not FieldType.INTEGER:
+            return True
+        if self.minimum is None or self.maximum is None:
+            return False
+        return self.minimum >= -EXACT_INTEGERS and self.maximum <= EXACT_INTEGERS
 
 
 class EventSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -41,7 +41,9 @@ def read_event(top: Section) -> tuple[EventSpec | None, dict[str, Field]]:
     if entries is not None:
         declared = set(entries.node.mapping)
         for name, node in entries.entries("amount: {type: number}", MAX_FIELDS, "fields"):
-            field = _read_field(name, node, entries.at(name), section.report)
+            field = _read_field(
+                name, node, entries.at(name), section.report, is_id=name == _plain_id(section)
+            )
             if field is not None:
                 fields[name] = field
         _check_sources(fields, entries)
@@ -115,7 +117,12 @@ def _check_sources(fields: dict[str, Field], section: Section) -> None:
             )
 
 
-def _read_field(name: str, node: Node, path: str, report: Report) -> Field | None:
+def _plain_id(section: Section) -> object:
+    node = section.node.mapping.get("id")
+    return None if node is None else node.scalar
+
+
+def _read_field(name: str, node: Node, path: str, report: Report, *, is_id: bool) -> Field | None:
     section = Section.open(node, path, report, "{type: number}")
     if section is None:
         return None
@@ -139,7 +146,8 @@ def _read_field(name: str, node: Node, path: str, report: Report) -> Field | Non
         section.wrong(
             "source", "must have 1 to 128 printable characters.", "Write the name used on the wire."
         )
-    minimum, maximum = _bounds(section, type_)
+    sensitive = section.flag("sensitive", False) and "sensitive" in allowed
+    minimum, maximum = _bounds(section, type_, is_name=sensitive or is_id)
     max_length = section.integer("max_length", 1, 4096, 256) if type_ is FieldType.STRING else 256
     unit = "iso"
     timezone = None
@@ -151,7 +159,7 @@ def _read_field(name: str, node: Node, path: str, report: Report) -> Field | Non
         type=type_,
         source=source or name,
         required=section.flag("required", True),
-        sensitive=section.flag("sensitive", False) and "sensitive" in allowed,
+        sensitive=sensitive,
         minimum=minimum,
         maximum=maximum,
         max_length=max_length,
@@ -161,12 +169,14 @@ def _read_field(name: str, node: Node, path: str, report: Report) -> Field | Non
     )
 
 
-def _bounds(section: Section, type_: FieldType) -> tuple[float | None, float | None]:
+def _bounds(section: Section, type_: FieldType, *, is_name: bool) -> tuple[float | None, float | None]:
     if type_ not in (FieldType.NUMBER, FieldType.INTEGER):
         return None, None
     most = _NUMBER_MAGNITUDE if type_ is FieldType.NUMBER else _INTEGER_MAGNITUDE
-    minimum = section.number("minimum", -most, most, -DEFAULT_NUMBER_LIMIT)
-    maximum = section.number("maximum", -most, most, DEFAULT_NUMBER_LIMIT)
+    # nobody calculates with names, so they may be as long as 64 bits allow
+    limit = None if is_name and type_ is FieldType.INTEGER else DEFAULT_NUMBER_LIMIT
+    minimum = section.number("minimum", -most, most, None if limit is None else -limit)
+    maximum = section.number("maximum", -most, most, limit)
     if minimum is not None and maximum is not None and minimum > maximum:
         key = "minimum" if section.has("minimum") else "maximum"
         section.wrong(

@@ -65,7 +65,7 @@ def read_features(
         if feature is not None:
             found.append(feature)
             reader.good.add(name)
-        if name in fields and not (isinstance(feature, ValueFeature) and feature.field == name):
+        if feature is not None and name in fields and feature != ValueFeature(name=name, field=name):
             section.wrong(
                 name,
                 f"the feature is called like the field {name!r}.",
@@ -109,6 +109,8 @@ class _Features:
             return None
         if not good(field):
             kind = f"sensitive {field.type}" if field.sensitive else str(field.type)
+            if field.type is FieldType.INTEGER and not field.numeric and not field.sensitive:
+                kind = "integer beyond 2^53 (a name, not a number)"
             entry.wrong(key, f"the field {name!r} is of type {kind}.", wanted)
             return None
         return field
@@ -118,7 +120,7 @@ class _Features:
         field = self._field(
             entry,
             "value",
-            lambda f: f.type in _NUMBER_LIKE and not f.sensitive,
+            lambda f: f.type in _NUMBER_LIKE and f.numeric,
             "Choose a number, integer or boolean field; for a text write an expression: country == 'US'.",
         )
         return None if field is None else ValueFeature(name=name, field=field.name)
@@ -129,9 +131,7 @@ class _Features:
         if text is None:
             return None
         if self.check is not None:
-            numbers = {
-                f.name for f in self.fields.values() if f.type is not FieldType.STRING and not f.sensitive
-            }
+            numbers = {f.name for f in self.fields.values() if f.numeric}
             strings = {f.name for f in self.fields.values() if f.type is FieldType.STRING and not f.sensitive}
             try:
                 # features that are wrong themselves count as numbers, so that one mistake is reported once
@@ -200,14 +200,14 @@ class _Features:
             field = self._field(
                 entry,
                 "of",
-                lambda f: f.type in _NUMBER_LIKE and not f.sensitive,
+                lambda f: f.type in _NUMBER_LIKE and f.numeric,
                 "Choose a number, integer or boolean field, or count events by removing `of`.",
             )
         else:
             field = self._field(
                 entry,
                 "of",
-                lambda f: f.type in _NUMBER_LIKE and not f.sensitive,
+                lambda f: f.type in _NUMBER_LIKE and f.numeric,
                 "Choose a number, integer or boolean field; of texts only `distinct` can be taken.",
             )
         return None if field is None else field.name

@@ -11,12 +11,12 @@ from domain.durations import format_duration, parse_duration
 from domain.errors import Problem
 from domain.pipeline_yaml import Node
 
-__all__ = ["MAX_DURATION", "Report", "Section", "did_you_mean", "names_text"]
+__all__ = ["MAX_DURATION", "RESERVED", "Report", "Section", "did_you_mean", "names_text"]
 
 MAX_DURATION = parse_duration("3650d")
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-_RESERVED = frozenset(
+RESERVED = frozenset(
     {"true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if"}
     | {"import", "let", "loop", "package", "namespace", "return", "var", "void", "while"}
 )
@@ -225,7 +225,7 @@ class Section:
                     "Use a lower-case letter, then up to 62 lower-case letters, digits and underscores"
                     + (" (and put the name on the wire under `source`)." if what == "fields" else "."),
                 )
-            elif name in _RESERVED:
+            elif name in RESERVED:
                 self.report.add(
                     self.place(name),
                     self.at(name),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from domain.clock import from_micros, to_micros
 from domain.codec import EventCodec, json_schema_of_event
-from domain.errors import EventRejected, Reject
+from domain.errors import EventRejected, PipelineInvalid, Reject
 from domain.pipeline_file import load_pipeline, parse_pipeline
 from domain.privacy import Protector
 from tests.unit.domain.samples import EXAMPLES, PAYMENTS, payments
@@ -67,6 +67,22 @@ def test_columns_of_a_batch() -> None:
     assert "card" not in batch.numbers
     assert batch.strings["account"] == batch.entities["account"]
     assert all(column.dtype == np.float64 for column in batch.numbers.values())
+
+
+def test_integers_that_a_float_cannot_hold_are_names() -> None:
+    text = PAYMENTS.replace("Shop Id}", "Shop Id, maximum: 9223372036854775807}").replace(
+        "id: {type: string, max_length: 16}", "id: {type: integer}"
+    )
+    codec = EventCodec(parse_pipeline(text, "p"), PROTECTOR)
+    close = [2**63 - 1, 2**63 - 2]
+    events = [codec.decode(wire(**{"id": i, "Shop Id": i, "card": i}), received_at=NOW) for i in close]
+    batch = codec.to_batch(events, [0, 1])
+    assert batch.entities["shop"] == batch.strings["shop"] == batch.ids == [str(i) for i in close]
+    assert batch.strings["card"] == [PROTECTOR.protect(str(i)) for i in close]
+    assert not {"id", "shop", "card"} & set(batch.numbers)
+    assert rejected(wire(**{"id": 2**63}), codec).reason is Reject.OUT_OF_RANGE
+    with pytest.raises(PipelineInvalid, match="beyond 2\\^53"):
+        parse_pipeline(text.replace("value: amount", "value: shop"), "p")
 
 
 def test_an_empty_batch_has_columns_of_no_rows() -> None:
@@ -176,7 +192,7 @@ def test_sensitive_values_never_show() -> None:
     seen = [
         rejected(wire(account=secret)),
         rejected(wire(account=[secret])),
-        rejected(wire(card=int(secret))),
+        rejected(wire(card=int(secret + "0"))),
         rejected(wire(card=secret)),
         rejected(wire(card=secret + "\ud800")),
         rejected(wire(account=secret[:9] + "\0")),
