@@ -208,7 +208,7 @@ class KafkaScoreGateway:
             count = partitions_of(consumer, self._topics.replies)
             partition = partition_of(self._instance.encode(), count)
             where = TopicPartition(self._topics.replies, partition)
-            found = consumer.get_watermark_offsets(where, timeout=10.0)
+            found: Any = consumer.get_watermark_offsets(where, timeout=10.0)  # None when it takes too long
             if found is None:
                 return False
             consumer.assign([TopicPartition(self._topics.replies, partition, found[1])])

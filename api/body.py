@@ -1,0 +1,65 @@
+"""Reading a JSON body that is neither too large, too slow, compressed nor something else."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from api.problems import ProblemError
+from domain.errors import Reject
+
+__all__ = ["read_json_body"]
+
+_CLOSE = {"Connection": "close"}
+"""The rest of such a body is unread, so the connection is of no further use."""
+
+
+async def read_json_body(request: Request, limit: int, seconds: float) -> bytes:
+    """The body, at most ``limit`` bytes, arriving within ``seconds``.
+
+    Counted as it arrives, so a chunked body without a length is bounded too. Raises ProblemError with status
+    408, 413 or 415.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise ProblemError(
+            415, "not-json", "the body must be application/json",
+            remedy="send the header Content-Type: application/json", headers=_CLOSE,
+        )  # fmt: skip
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise ProblemError(
+            415, "compressed", "compressed bodies are not taken",
+            remedy="send the event as it is, without Content-Encoding", headers=_CLOSE,
+        )  # fmt: skip
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise _too_large(limit)
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    raise _too_large(limit)
+                chunks.append(chunk)
+    except TimeoutError:
+        raise ProblemError(
+            408, "slow-body", f"the body did not arrive within {seconds:g} s", headers=_CLOSE
+        ) from None
+    except ClientDisconnect:
+        raise ProblemError(408, "disconnected", "the client left", headers=_CLOSE) from None
+    return b"".join(chunks)
+
+
+def _too_large(limit: int) -> ProblemError:
+    return ProblemError(
+        413,
+        "event-rejected",
+        f"the body is larger than {limit:,} bytes",
+        remedy="send less per event, or raise event.max_bytes in the pipeline file",
+        headers=_CLOSE,
+        reason=Reject.TOO_LARGE.value,
+        field=None,
+    )

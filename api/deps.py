@@ -1,0 +1,64 @@
+"""Everything the application is given."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry
+
+from api.ports import DryRunner, HotVerdicts, ModelsView, Probe, ScoreGateway, VerdictFeed
+from domain.clock import Clock, SystemClock
+from domain.codec import EventCodec
+from domain.pipeline import Pipeline
+from domain.privacy import Protector
+
+__all__ = ["ApiDeps", "ApiLimits"]
+
+
+@dataclass(frozen=True, slots=True)
+class ApiLimits:
+    """Bounds (P5). Times are seconds.
+
+    body_seconds     for a body to arrive; a client on a poor line needs two
+    answer_seconds   for stores and the dry run; above their own time-outs of 2 s
+    streams          live streams at once
+    heartbeat        between comments on an idle stream, below the usual 60 s of proxies
+    stream_send      until a client that takes nothing is cut off
+    probe_seconds    for each readiness check
+    """
+
+    body_seconds: float = 10.0
+    answer_seconds: float = 5.0
+    streams: int = 64
+    heartbeat: float = 15.0
+    stream_send: float = 30.0
+    probe_seconds: float = 2.0
+
+
+async def _nothing() -> None:
+    return
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiDeps:
+    """Ports and settings of one pipeline's API.
+
+    ``probes`` are the readiness checks by name (``kafka``, ``redis``). ``start`` and ``close`` run on the
+    server's event loop before the first and after the last request; the gateway and the feed belong there.
+    """
+
+    pipeline: Pipeline
+    codec: EventCodec
+    protector: Protector
+    gateway: ScoreGateway
+    feed: VerdictFeed
+    hot: HotVerdicts
+    models: ModelsView
+    dry_runner: DryRunner
+    registry: CollectorRegistry
+    probes: Mapping[str, Probe]
+    clock: Clock = field(default_factory=SystemClock)
+    limits: ApiLimits = field(default_factory=ApiLimits)
+    start: Callable[[], Awaitable[None]] = _nothing
+    close: Callable[[], Awaitable[None]] = _nothing

@@ -1,0 +1,92 @@
+"""The OpenAPI document: generated routes plus schemas of the records that travel as bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from api.ports import WorkerReport
+from api.problems import PROBLEM_SCHEMA
+from domain.codec import json_schema_of_event
+from domain.pipeline import Field, FieldType, Pipeline
+from domain.verdict import Verdict
+
+__all__ = ["example_event", "install"]
+
+_REF = "#/components/schemas/{name}"
+
+
+def install(app: FastAPI, pipeline: Pipeline) -> None:
+    """Let ``/openapi.json`` tell the whole truth."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app, pipeline)
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]
+
+
+def _document(app: FastAPI, pipeline: Pipeline) -> dict[str, Any]:
+    document = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes
+    )
+    _, records = msgspec.json.schema_components((Verdict, WorkerReport), ref_template=_REF)
+    event = json_schema_of_event(pipeline)
+    event.pop("$schema", None)  # OpenAPI 3.1 has a dialect for the whole document
+    event["examples"] = [example_event(pipeline)]
+    records["Verdict"]["examples"] = [_example_verdict(pipeline)]
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    schemas |= {**records, "Event": event, "Problem": PROBLEM_SCHEMA}
+    # FastAPI describes its own form of 422, which never leaves this server
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    return document
+
+
+def example_event(pipeline: Pipeline) -> dict[str, Any]:
+    """An event that the pipeline's schema accepts."""
+    return {field.source: _example(field) for field in pipeline.event.fields}
+
+
+def _example(field: Field) -> Any:
+    if field.type is FieldType.STRING:
+        return field.values[0] if field.values else f"{field.name}-1"[: field.max_length]
+    if field.type is FieldType.BOOLEAN:
+        return False
+    if field.type is FieldType.TIMESTAMP:
+        seconds = 1_735_725_600
+        per_second = {"s": 1, "ms": 1_000, "us": 1_000_000}
+        return seconds * per_second[field.unit] if field.unit in per_second else "2025-01-01T10:00:00Z"
+    low = field.minimum if field.minimum is not None else 0.0
+    high = field.maximum if field.maximum is not None else low + 1000
+    value = min(high, max(low, 42.0))
+    return int(value) if field.type is FieldType.INTEGER else value
+
+
+def _example_verdict(pipeline: Pipeline) -> dict[str, Any]:
+    return {
+        "id": "transaction-1",
+        "event_time": 1_735_725_600_000_000,
+        "scored_at": 1_735_725_600_021_500,
+        "entities": dict.fromkeys(pipeline.entities, "9f86d081884c7d65"),
+        "score": 0.9971,
+        "decision": "review",
+        "reasons": [],
+        "features": dict.fromkeys(pipeline.feature_names, 1.0),
+        "detectors": {d.name: {"score": 0.61, "rank": 0.9971, "abstained": None} for d in pipeline.detectors},
+        "flags": [],
+        "versions": {
+            "code": "0.1.0",
+            "pipeline": pipeline.version,
+            "pipeline_digest": pipeline.digest,
+            "models": {d.name: f"{d.kind}-3f2a9c01" for d in pipeline.detectors},
+            "rules": None,
+            "lists": None,
+        },
+        "source": {"topic": pipeline.topic("events"), "partition": 0, "offset": 1234},
+        "first": None,
+    }
