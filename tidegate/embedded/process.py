@@ -87,6 +87,10 @@ class ChildServer(ABC):
     def _command(self) -> list[str]:
         """Program and arguments for the present ports; the program by its absolute path."""
 
+    def _environment(self) -> dict[str, str]:
+        """Environment variables beyond those of this process."""
+        return {}
+
     @abstractmethod
     def _answers(self) -> bool:
         """Whether this very server (not another on its port) serves requests; never raises."""
@@ -174,6 +178,7 @@ class ChildServer(ABC):
                 stdout=log,
                 stderr=log,
                 cwd=self.directory,
+                env={**os.environ, **self._environment()},
                 start_new_session=True,
             )
         deadline = time.monotonic() + self._start_seconds

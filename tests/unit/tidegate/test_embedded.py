@@ -17,9 +17,9 @@ from tidegate.embedded.process import ChildServer, free_port
 from tidegate.embedded.redis import find_redis_server
 
 _LISTEN = (
-    "import socket, sys\n"
+    "import os, socket, sys\n"
     "s = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n"
-    "open(sys.argv[2], 'w').write('up')\n"
+    "open(sys.argv[2], 'w').write(os.environ['GREETING'])\n"
     "s.accept()\n"
 )
 
@@ -43,8 +43,11 @@ class Listener(ChildServer):
         self._sign.unlink(missing_ok=True)
         return [sys.executable, "-S", "-c", self._program, str(self.port), str(self._sign)]
 
+    def _environment(self) -> dict[str, str]:
+        return {"GREETING": "up"}
+
     def _answers(self) -> bool:
-        return self._sign.exists()
+        return self._sign.exists() and self._sign.read_text() == "up"
 
 
 def test_a_port_taken_in_the_meantime_leads_to_another(tmp_path: Path) -> None:
