@@ -19,7 +19,7 @@ import numpy.typing as npt
 __all__ = ["Arrays", "child", "merge", "pack", "unpack"]
 
 _MAGIC = b"TGA1"
-_DTYPES = {
+_DTYPES: dict[str, np.dtype[Any]] = {
     "f8": np.dtype("<f8"),
     "f4": np.dtype("<f4"),
     "i8": np.dtype("<i8"),
@@ -71,7 +71,7 @@ def pack(state: Arrays) -> bytes:
         if code not in _DTYPES:
             raise ValueError(f"array {name!r} has type {array.dtype}, which a snapshot cannot hold")
         described.append([name, code, list(array.shape)])
-        buffers.append(np.ascontiguousarray(array, dtype=_DTYPES[code]).tobytes())
+        buffers.append(array.astype(_DTYPES[code], copy=False).tobytes())
     try:
         header = json.dumps({"arrays": described, "scalars": state.scalars}, separators=(",", ":")).encode()
     except (TypeError, ValueError) as error:

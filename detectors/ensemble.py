@@ -8,6 +8,7 @@ looked less suspicious. An alert budget ``b`` is therefore the condition ``score
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -187,7 +188,7 @@ class Ensemble:
     def _check(self, x: Floats) -> int:
         if x.ndim != 2 or x.shape[1] != self._width:
             raise ValueError(f"expected rows of {self._width} features, got an array of shape {x.shape}")
-        return x.shape[0]
+        return int(x.shape[0])
 
     def _view(self, x: Floats, i: int) -> Floats:
         columns = self._columns[i]
@@ -195,14 +196,14 @@ class Ensemble:
 
     def _until_change(self) -> int:
         """How many rows surely share versions, readiness and abstentions."""
-        rows = 2**62
+        rows: int = 2**62
         for detector, table in zip(self._detectors, self._tables, strict=True):
             change = detector.next_change()
             if change is not None:
                 rows = min(rows, change)
             if detector.ready and table.missing:
                 rows = min(rows, table.missing)
-        return max(rows, 1)
+        return max(int(rows), 1)
 
     def _step_part(self, x: Floats, start: int, raw: Floats, ranks: Floats, score: Floats) -> list[Segment]:
         """Step rows over which nothing changes; fills raw, ranks and score."""
@@ -244,7 +245,7 @@ class Ensemble:
         edges = np.flatnonzero((holes[1:] != holes[:-1]).any(axis=1)) + 1
         bounds = [0, *(int(edge) for edge in edges), n]
         segments = []
-        for first, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        for first, stop in pairwise(bounds):
             reasons = dict(abstained)
             for i, hole in zip(ready, holes[first], strict=True):
                 if hole:

@@ -56,7 +56,7 @@ class PackedForest:
         for t, tree in enumerate(trees):
             # A leaf's value in scikit-learn's own order of operations: (depth + average path) - 1.
             values = tree.compute_node_depths() + _average_path(tree.n_node_samples) - 1.0
-            _unfold(tree, fitted.estimators_features_[t], values, feature[t], threshold[t], leaf[t])
+            _unfold(tree, fitted.estimators_features_[t], values, (feature[t], threshold[t], leaf[t]))
         denominator = float(len(trees) * _average_path(np.array([fitted.max_samples_]))[0])
         return cls(feature, threshold, leaf, medians, denominator)
 
@@ -115,11 +115,10 @@ def _unfold(
     tree: Any,
     features: npt.NDArray[Any],
     values: Floats,
-    feature: Int32s,
-    threshold: Float32s,
-    leaf: Floats,
+    row: tuple[Int32s, Float32s, Floats],
 ) -> None:
     """Write one fitted tree into its row of the complete layout."""
+    feature, threshold, leaf = row
     inner = threshold.shape[0]
     exact = tree.threshold
     rounded = exact.astype(np.float32)

@@ -1,8 +1,8 @@
 """Isolation forest: rows that random cuts separate early are suspicious.
 
 Liu, Ting, Zhou, "Isolation forest", ICDM 2008. scikit-learn fits it; a compiled kernel scores it with the
-same bits as ``-score_samples`` at a fraction of the cost (see docs/detectors.md). It follows a stream by being
-refitted from a uniform sample of all past rows, at fixed row counts.
+same bits as ``-score_samples`` at a fraction of the cost (see docs/detectors.md). It follows a stream by
+being refitted from a uniform sample of all past rows, at fixed row counts.
 """
 
 from __future__ import annotations

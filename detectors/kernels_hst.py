@@ -20,7 +20,7 @@ Int32s = npt.NDArray[np.int32]
 
 @compiled
 def _scale(row: Floats, low: Floats, high: Floats, out: Floats) -> None:
-    """out = row scaled by the extremes seen so far and its own; a constant feature gives 0."""
+    """Write to out the row scaled by the extremes seen so far and its own; a constant feature gives 0."""
     for j in range(row.shape[0]):
         value = row[j]
         if np.isfinite(value):
@@ -87,7 +87,7 @@ def score_rows(
     window: int,
     out: Floats,
 ) -> None:
-    """out[i] = anomaly score of x[i]; nothing is learned."""
+    """Write to out[i] the anomaly score of x[i]; nothing is learned."""
     trees = feature.shape[0]
     most = trees * window * (2.0 ** (height + 1) - 1.0)
     row = np.empty(x.shape[1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-
 from domain.batch import Floats
 from domain.compiled import compiled
 
@@ -13,6 +12,7 @@ __all__ = ["average", "count_below", "step_ranks"]
 
 @compiled
 def _below(ordered: Floats, size: int, value: float) -> int:
+    """How many of the sorted values are lower."""
     low = 0
     high = size
     while low < high:
@@ -26,7 +26,7 @@ def _below(ordered: Floats, size: int, value: float) -> int:
 
 @compiled
 def count_below(ordered: Floats, size: int, minimum: int, values: Floats, out: Floats) -> None:
-    """out[i] = rank of values[i] in ordered[:size]; NaN if it is not finite, or while size < minimum."""
+    """Write to out[i] the rank of values[i] in ordered[:size]; NaN if not finite or size < minimum."""
     for i in range(values.shape[0]):
         value = values[i]
         if size < minimum or not np.isfinite(value):
@@ -39,19 +39,20 @@ def count_below(ordered: Floats, size: int, minimum: int, values: Floats, out: F
 def _swap(ordered: Floats, size: int, old: float, new: float) -> None:
     """Take ``old`` out of the sorted values and put ``new`` in, moving only what lies between."""
     hole = _below(ordered, size, old)
-    if new > old:
-        while hole + 1 < size and ordered[hole + 1] < new:
-            ordered[hole] = ordered[hole + 1]
-            hole += 1
+    place = _below(ordered, size, new)
+    # Plain loops without a comparison become block moves.
+    if place > hole:
+        place -= 1
+        for i in range(hole, place):
+            ordered[i] = ordered[i + 1]
     else:
-        while hole > 0 and ordered[hole - 1] > new:
-            ordered[hole] = ordered[hole - 1]
-            hole -= 1
-    ordered[hole] = new
+        for i in range(hole, place, -1):
+            ordered[i] = ordered[i - 1]
+    ordered[place] = new
 
 
 @compiled
-def _merge(ordered: Floats, size: int, gone: Floats, fresh: Floats, spare: Floats) -> int:
+def _merge(ordered: Floats, size: int, gone: Floats, fresh: Floats, spare: Floats) -> None:
     """ordered[:size] without ``gone`` (all of it is there) and with ``fresh``; both sorted."""
     kept = 0
     g = 0
@@ -72,7 +73,6 @@ def _merge(ordered: Floats, size: int, gone: Floats, fresh: Floats, spare: Float
         else:
             ordered[at] = fresh[f]
             f += 1
-    return total
 
 
 @compiled
@@ -141,7 +141,7 @@ def step_ranks(
 
 @compiled
 def average(ranks: Floats, out: Floats) -> None:
-    """out[i] = mean of the ranks of row i that are there, summed from left to right; NaN without any."""
+    """Write to out[i] the mean of the ranks in row i that are not NaN, summed left to right, or NaN."""
     for i in range(ranks.shape[0]):
         total = 0.0
         count = 0

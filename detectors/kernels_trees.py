@@ -40,7 +40,7 @@ def sum_leaves(
     depth: int,
     out: Floats,
 ) -> None:
-    """out[r] = sum over trees, in their order, of the value of the leaf that row r falls into.
+    """Write to out[r] the sum over trees, in their order, of the values of the leaves that row r falls into.
 
     x          float64[rows, features]; NaN is replaced by ``medians``, magnitudes are cut at ``largest``,
                and the rest rounded to float32, all as :func:`detectors.forest.prepared` does

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from domain.batch import Floats
 from detectors.arrays import Arrays
+from domain.batch import Floats
 
 __all__ = ["Detector"]
 
@@ -32,7 +32,7 @@ class Detector(Protocol):
 
     @property
     def last_failure(self) -> str | None:
-        """Why the newest row that got no score although the detector was ready got none (the type of the error).
+        """Type of the error for which the newest row got no score although the detector was ready.
 
         None when that never happened.
         """

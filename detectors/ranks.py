@@ -64,7 +64,10 @@ class RankTable:
         return None if self.ready else f"warming up: ranks need {self._minimum} scores"
 
     def rank(self, scores: Floats) -> Floats:
-        """Ranks of ``scores`` (float64[n]) in the present window; NaN for what is not finite and while not ready. Pure."""
+        """Ranks of ``scores`` (float64[n]) in the present window. Pure.
+
+        NaN for what is not finite, and for all while not ready.
+        """
         out = np.empty(scores.shape[0])
         count_below(self._ordered, self._size, self._minimum, np.ascontiguousarray(scores), out)
         return out

@@ -27,22 +27,25 @@ class ReferenceSample:
     def __init__(self, columns: int, seed: int) -> None:
         self._sample = Reservoir(CAPACITY, columns, seed, HORIZON)
         self._columns = columns
-        self._percentiles = np.full((3, columns), np.nan)
+        self._percentiles: Floats = np.full((3, columns), np.nan)
 
     @property
     def median(self) -> Floats:
         """Median of each feature, float64[columns]; NaN where it was never seen."""
-        return self._percentiles[1]
+        row: Floats = self._percentiles[1]
+        return row
 
     @property
     def low(self) -> Floats:
         """5th percentile of each feature."""
-        return self._percentiles[0]
+        row: Floats = self._percentiles[0]
+        return row
 
     @property
     def high(self) -> Floats:
         """95th percentile of each feature."""
-        return self._percentiles[2]
+        row: Floats = self._percentiles[2]
+        return row
 
     def add(self, x: Floats) -> None:
         """Take in the rows of ``x`` (float64[n, columns]); infinite values count as missing."""

@@ -14,7 +14,7 @@ import numpy as np
 from river import anomaly, base, preprocessing
 
 from detectors.arrays import Arrays
-from detectors.river_state import Unsupported, decode, encode
+from detectors.river_state import UnsupportedError, decode, encode
 from domain.batch import Floats
 
 __all__ = ["MODELS", "RiverDetector"]
@@ -78,7 +78,7 @@ class RiverDetector:
             self._scaler: Any = None if scale == "none" else _SCALERS[scale]()
             fresh = encode([self._model, self._scaler])
             self._try_out(seed)
-        except Unsupported as error:
+        except UnsupportedError as error:
             raise ValueError(f"River model {model} cannot be kept: {error}") from error
         except Exception as error:
             raise ValueError(f"River model {model} with {given}: {type(error).__name__}: {error}") from error
@@ -162,7 +162,7 @@ class RiverDetector:
 
     def _named(self, values: list[float]) -> dict[str, float]:
         pairs = zip(self._features, values, strict=True)
-        return {name: min(max(value, -_LARGEST), _LARGEST) for name, value in pairs if value == value}
+        return {name: min(max(value, -_LARGEST), _LARGEST) for name, value in pairs if not math.isnan(value)}
 
     def _score_row(self, row: dict[str, float]) -> float:
         try:

@@ -17,17 +17,17 @@ from typing import Any
 
 from river.utils.vectordict import VectorDict
 
-__all__ = ["Unsupported", "decode", "encode"]
+__all__ = ["UnsupportedError", "decode", "encode"]
 
 _BUILTINS: dict[str, type] = {t.__name__: t for t in (bool, dict, float, int, list, str, tuple)}
 
 
-class Unsupported(ValueError):
+class UnsupportedError(ValueError):
     """A model holds something that cannot be written down."""
 
 
 def encode(model: object) -> list[Any]:
-    """``model`` as JSON-able nodes, the model itself first. Raises Unsupported naming the foreign type."""
+    """``model`` as JSON-able nodes, itself first. Raises UnsupportedError naming a foreign type."""
     return _Encoder().run(model)
 
 
@@ -51,7 +51,7 @@ class _Encoder:
         try:
             self._value(model)
         except RecursionError:
-            raise Unsupported(f"{type(model).__name__} is nested too deeply to be stored") from None
+            raise UnsupportedError(f"{type(model).__name__} is nested too deeply to be stored") from None
         return self._nodes
 
     def _value(self, value: Any) -> Any:
@@ -164,14 +164,14 @@ _EMPTY: dict[str, Callable[[], Any]] = {
 
 
 def _name(thing: Any) -> tuple[str, str]:
-    """Module and name under which ``thing`` of River is found again; Unsupported when it is not."""
+    """Module and name under which ``thing`` of River is found again; UnsupportedError when it is not."""
     module, name = str(getattr(thing, "__module__", "")), thing.__qualname__
     try:
         if _resolve(module, name, want_class=isinstance(thing, type)) is thing:
             return module, name
     except (ValueError, AttributeError, ImportError):
         pass
-    raise Unsupported(f"it holds {module}.{name}, which a snapshot cannot hold")
+    raise UnsupportedError(f"it holds {module}.{name}, which a snapshot cannot hold")
 
 
 def _resolve(module: str, name: str, *, want_class: bool) -> Any:
@@ -192,7 +192,7 @@ def _attributes(value: Any) -> dict[str, Any]:
     slots = [s for base in type(value).__mro__ for s in _slots(base)]
     if not hasattr(value, "__dict__") and not slots:
         name = f"{type(value).__module__}.{type(value).__qualname__}"
-        raise Unsupported(f"it holds {name}, whose content is hidden in compiled code")
+        raise UnsupportedError(f"it holds {name}, whose content is hidden in compiled code")
     found = {name: getattr(value, name) for name in slots if hasattr(value, name)}
     return {**found, **getattr(value, "__dict__", {})}
 
