@@ -197,6 +197,16 @@ def test_sensitive_values_never_show() -> None:
         rejected(wire(card=secret + "\ud800")),
         rejected(wire(account=secret[:9] + "\0")),
     ]
+    text = PAYMENTS.replace("sensitive: true}", "sensitive: true, maximum: 100}")
+    strict = EventCodec(
+        parse_pipeline(text.replace("sensitive: true, max_length: 16", "sensitive: true, values: [a]"), "p"),
+        PROTECTOR,
+    )
+    seen += [
+        rejected(wire(account=secret), strict),
+        rejected(wire(account="a", card=int(secret[:9])), strict),
+    ]
+    assert [error.reason for error in seen[-2:]] == [Reject.NOT_ALLOWED, Reject.OUT_OF_RANGE]
     for error in seen:
         assert secret[:9] not in str(error)
     assert secret[:9] not in repr(CODEC.decode(wire(account=secret[:16]), received_at=NOW))
