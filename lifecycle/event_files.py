@@ -15,7 +15,7 @@ from domain.codec import DecodedEvent, EventCodec
 from domain.errors import EventRejected, Fatal, Reject
 from domain.pipeline import Pipeline
 from domain.privacy import Protector
-from lifecycle.event_rows import column_names, read_columns, read_rows
+from lifecycle.event_rows import column_names, first_rows, read_columns, read_rows
 
 __all__ = ["FileChunk", "RejectedRow", "find_label_column", "parse_label", "read_events", "read_labels"]
 
@@ -62,16 +62,19 @@ def read_events(
     batch_rows: int = 20_000,
     label_column: str | None = None,
     received_at: int = NEVER,
+    limit: int | None = None,
 ) -> Iterator[FileChunk]:
     """Events of a .parquet, .csv or .jsonl file in file order, ``batch_rows`` at a time, in bounded memory.
 
     Columns are found by the ``source`` names of the pipeline's fields; others are ignored (in .jsonl files
     the pipeline's ``unknown_fields`` decides). ``received_at`` (UTC microseconds) is what ``max_future`` is
-    measured from. Raises ServiceMissing, or Fatal when the file does not fit the pipeline at all.
+    measured from; ``limit`` ends after so many rows. Raises ServiceMissing, or Fatal when the file does not fit
+    the pipeline at all.
     """
     codec = EventCodec(pipeline, protector)
     newest = -1
-    for rows in read_rows(path, pipeline, codec, batch_rows=batch_rows, label_column=label_column):
+    batches = read_rows(path, pipeline, codec, batch_rows=batch_rows, label_column=label_column)
+    for rows in first_rows(batches, limit):
         events: list[DecodedEvent] = []
         offsets: list[int] = []
         rejected: list[RejectedRow] = []

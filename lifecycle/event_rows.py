@@ -23,7 +23,7 @@ from domain.codec import EventCodec
 from domain.errors import Fatal, ServiceMissing
 from domain.pipeline import Field, FieldType, Pipeline
 
-__all__ = ["RowBatch", "column_names", "count_rows", "read_columns", "read_rows"]
+__all__ = ["RowBatch", "column_names", "count_rows", "first_rows", "read_columns", "read_rows"]
 
 FORMATS = (".parquet", ".csv", ".jsonl")
 MAX_LINE = 16 * 1024 * 1024
@@ -116,6 +116,19 @@ def read_rows(
             payloads.append(_payload(codec, cells))
         labels = [row and row[label_column] for row in rows] if label_column else None
         yield RowBatch(first, payloads, labels)
+
+
+def first_rows(batches: Iterable[RowBatch], limit: int | None) -> Iterator[RowBatch]:
+    """The first ``limit`` rows (all for None); reads no further than needed."""
+    for batch in batches:
+        left = None if limit is None else limit - batch.first
+        if left is None or left > len(batch.payloads):
+            yield batch
+            continue
+        yield RowBatch(
+            batch.first, batch.payloads[:left], batch.labels[:left] if batch.labels else batch.labels
+        )
+        return
 
 
 def read_columns(
