@@ -117,6 +117,10 @@ def _check_sources(fields: dict[str, Field], section: Section) -> None:
             )
 
 
+def _is_wire_name(text: str) -> bool:
+    return 0 < len(text) <= 128 and text.isprintable() and not set(text) & {'"', "\\"}
+
+
 def _plain_id(section: Section) -> object:
     node = section.node.mapping.get("id")
     return None if node is None else node.scalar
@@ -142,9 +146,11 @@ def _read_field(name: str, node: Node, path: str, report: Report, *, is_id: bool
             )
     section.only(_ALL_OPTIONS)
     source = section.text("source") if section.has("source") else name
-    if source is not None and not (0 < len(source) <= 128 and source.isprintable()):
+    if source is not None and not _is_wire_name(source):
         section.wrong(
-            "source", "must have 1 to 128 printable characters.", "Write the name used on the wire."
+            "source",
+            "must have 1 to 128 printable characters, no quotation mark and no backslash.",
+            "Write the name used on the wire.",
         )
     sensitive = section.flag("sensitive", False) and "sensitive" in allowed
     minimum, maximum = _bounds(section, type_, is_name=sensitive or is_id)

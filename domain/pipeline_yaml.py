@@ -172,6 +172,8 @@ class _Builder:
             return Node(line, column, "text", {}, (), str(node.value), {})
         try:
             value: Scalar = self._construct(node)
+            if isinstance(value, int) and value.bit_length() > 1100:
+                raise OverflowError  # longer than any double, and slow to print
         except (ValueError, OverflowError):
             self._problem(
                 node, path, "this value cannot be read.", "Write a plain number or put it in quotes."

@@ -94,7 +94,10 @@ def _assign(columns: Sequence[Column]) -> _Roles:
         name = field_name(column.name)
         if column.type is None:
             roles.left_out[column.name] = "empty, nested or of mixed types"
-        elif not (0 < len(column.name) <= 128 and column.name.isprintable()):
+        elif not (0 < len(column.name) <= 128 and column.name.isprintable()) or set(column.name) & {
+            '"',
+            "\\",
+        }:
             roles.left_out[column.name] = "its name is too long or not printable"
         elif _LABEL.search(column.name):
             roles.left_out[column.name] = "looks like a label, which is not known when the event happens"

@@ -219,6 +219,15 @@ def test_records_around_a_bad_one_are_kept() -> None:
     assert [(i, e.reason) for i, e in refused] == [(1, Reject.NOT_JSON), (3, Reject.OUT_OF_RANGE)]
 
 
+def test_wire_names_may_be_any_text() -> None:
+    codec = EventCodec(parse_pipeline(PAYMENTS.replace("Shop Id", "größe/€ $'<>"), "p"), PROTECTOR)
+    row = {**EVENT, "größe/€ $'<>": 5}
+    row.pop("Shop Id")
+    for raw in (json.dumps(row).encode(), codec.encode(row)):
+        decoded = codec.decode(raw, received_at=NOW)
+        assert codec.to_batch([decoded], [0]).numbers["shop"].tolist() == [5.0]
+
+
 def test_key_and_id_of_an_event() -> None:
     event = CODEC.decode(wire(account="ä"), received_at=NOW)
     assert CODEC.expected_key(event) == "ä".encode()
