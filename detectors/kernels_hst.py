@@ -46,7 +46,7 @@ def _walk(
 
     Stops counting below the first node with less mass than ``limit``, as in the paper's section 3.3.
     """
-    node = 0
+    node = np.uint32(0)
     power = 1.0
     score = 0.0
     counting = True
@@ -59,12 +59,13 @@ def _walk(
             return score
         if learn:
             recent[node] += 1
-        value = x[feature[node]]
-        left = 2 * node + 1
+        value = x[np.uint32(feature[node])]
+        left = np.uint32(2) * node + np.uint32(1)
         if np.isnan(value):
-            node = left + 1 if recent[left] < recent[left + 1] else left
+            right = left + np.uint32(1)
+            node = right if recent[left] < recent[right] else left
         else:
-            node = left if value < threshold[node] else left + 1
+            node = left + np.uint32(not (value < threshold[node]))
         power *= 2.0
     if counting:
         score += reference[node] * power
