@@ -51,12 +51,13 @@ class PartitionScorer:
         tables: FeatureTables | None = None,
         fetch: Fetch = nothing_stored,
         stream_time: int = 0,
+        ensemble: Ensemble | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.partition = partition
         self.tables = FeatureTables(pipeline) if tables is None else tables
         self.tables.hold(partition)
-        self.ensemble = Ensemble(pipeline)
+        self.ensemble = Ensemble(pipeline) if ensemble is None else ensemble
         self.stream_time = stream_time
         self._fetch = fetch
         self._names = pipeline.feature_names
@@ -72,10 +73,19 @@ class PartitionScorer:
         ``loaded``: the caller has already loaded what :meth:`requests` names (for several partitions in one
         round trip). ``degraded``: state could not be read; verdicts say so.
         """
+        return self._scored(batch, self.ensemble.step, loaded=loaded, degraded=degraded)
+
+    def preview(self, batch: EventBatch) -> ScoredBatch:
+        """Score a batch without teaching the detectors. Feature state does move: use throw-away tables."""
+        return self._scored(batch, self.ensemble.score, loaded=False, degraded=False)
+
+    def _scored(
+        self, batch: EventBatch, judge: Callable[[Floats], EnsembleOutput], *, loaded: bool, degraded: bool
+    ) -> ScoredBatch:
         advanced = self._advance(batch, loaded=loaded, want_features=True)
         fresh = np.flatnonzero(~advanced.duplicate)
         x = advanced.features if len(fresh) == len(batch) else advanced.features[fresh]
-        output = self.ensemble.step(x)
+        output = judge(x)
         raw, ranks, score = _spread(output, fresh, len(batch))
         decision = decide(score, self.pipeline.decision)
         self._copy_first_results(batch, advanced, score, decision)

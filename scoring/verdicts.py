@@ -44,7 +44,7 @@ class VerdictEncoder:
 
     def __init__(self, pipeline: Pipeline, *, code_version: str) -> None:
         self._pipeline = pipeline
-        self._code = code_version
+        self.code_version = code_version
         self._topic = pipeline.topic("events")
         self._features = _record("Features", list(pipeline.feature_names), float | None)
         self._detectors = _record("Detectors", [d.name for d in pipeline.detectors], Any)
@@ -170,7 +170,7 @@ class VerdictEncoder:
             found = msgspec.Raw(
                 self._encoder.encode(
                     Versions(
-                        code=self._code,
+                        code=self.code_version,
                         pipeline=self._pipeline.version,
                         pipeline_digest=self._pipeline.digest,
                         models=models,

@@ -460,27 +460,32 @@ class Session:
         metrics.entities.set(self._tables.entities)
         metrics.arena_bytes.set(self._tables.arena_bytes)
         metrics.unflushed.set(sum(task.behind for task in self._tasks.values()))
-        partitions: dict[str, Any] = {}
+        models: dict[str, str] = {}
+        progress: dict[str, Any] = {}
         for partition, task in sorted(self._tasks.items()):
             place = TopicPartition(self._topics.events, partition)
             _, high = self._consumer.get_watermark_offsets(place, cached=True)
             lag = max(high - task.next_offset, 0) if high >= 0 else None
             if lag is not None:
                 metrics.lag.labels(str(partition)).set(lag)
-            partitions[str(partition)] = {
+            ensemble = task.scorer.ensemble
+            # detectors follow each partition's own traffic, so a version belongs to a partition
+            models |= {f"{name}@{partition}": version for name, version in ensemble.versions().items()}
+            progress[str(partition)] = {
                 "next_offset": task.next_offset,
                 "lag": lag,
-                "models": task.scorer.ensemble.versions(),
-                "abstained": task.scorer.ensemble.abstained(),
-                "learned": task.scorer.ensemble.seen,
+                "learned": ensemble.seen,
+                "abstained": ensemble.abstained(),
             }
         report = {
-            "worker_id": self._config.worker_id,
+            "worker": self._config.worker_id,
             "reported_at": self._parts.clock.now(),
-            "pipeline": self._parts.pipeline.name,
-            "pipeline_version": self._parts.pipeline.version,
+            "partitions": sorted(self._tasks),
+            "code": self._parts.encoder.code_version,
+            "pipeline": self._parts.pipeline.version,
             "pipeline_digest": self._parts.pipeline.digest,
-            "partitions": partitions,
+            "models": models,
+            "progress": progress,
         }
         self._parts.publish_report(msgspec.json.encode(report))
 

@@ -7,23 +7,37 @@ import signal
 import threading
 from collections.abc import Callable
 
+import msgspec
 import structlog
+from confluent_kafka.admin import AdminClient
 from prometheus_client import CollectorRegistry, start_http_server
 
+from api.app import create_app
+from api.deps import ApiDeps
+from api.ports import WorkerReport
+from api.server import serve
 from domain.clock import SystemClock
 from domain.codec import EventCodec
 from domain.pipeline import Pipeline
+from featurestore.hot_verdicts import RedisHotVerdicts
+from featurestore.hot_verdicts_port import HotLimits
 from featurestore.online import RedisStateStore
 from featurestore.redis_client import connect
 from featurestore.worker_reports import WorkerReports
+from scoring.dry_run import StateDryRunner
 from scoring.verdicts import VerdictEncoder
+from stream.archiver import ArchiverMetrics, run_archiver
+from stream.feed import KafkaVerdictFeed
+from stream.gateway import KafkaScoreGateway
+from stream.topics import Topics, partition_of, partitions_of
 from stream.worker import WorkerConfig, WorkerParts, run_worker
 from stream.worker_metrics import WorkerMetrics
 from tidegate.loading import load
 from tidegate.settings import Settings
 from tidegate.version import CODE_VERSION
+from tidegate.warm import warm_up
 
-__all__ = ["stop_on_signals", "worker"]
+__all__ = ["api", "archiver", "stop_on_signals", "worker"]
 
 log = structlog.get_logger(__name__)
 
@@ -78,9 +92,96 @@ def worker(settings: Settings, stop: threading.Event, *, at: Callable[[str], Non
         flush_seconds=settings.flush_seconds,
         snapshot_seconds=settings.snapshot_seconds,
     )
+    warm_up(pipeline)
     log.info("worker starts", pipeline=pipeline.name, worker_id=settings.worker_id)
     try:
         run_worker(config, parts, stop)
     finally:
         reports.remove(settings.worker_id)
     log.info("worker stopped")
+
+
+class _ReportedModels:
+    """:class:`api.ports.ModelsView` on the workers' heartbeats."""
+
+    def __init__(self, reports: WorkerReports) -> None:
+        self._reports = reports
+        self._decode = msgspec.json.Decoder(WorkerReport).decode
+
+    def workers(self) -> list[WorkerReport]:
+        return [self._decode(report) for report in self._reports.all()]
+
+
+def _hot(settings: Settings, pipeline: Pipeline) -> RedisHotVerdicts:
+    limits = HotLimits(count=settings.hot_verdicts, age=round(settings.hot_hours * 3.6e9))
+    return RedisHotVerdicts(
+        connect(settings.redis_url.get_secret_value()), pipeline.name, SystemClock(), limits
+    )
+
+
+def archiver(settings: Settings, stop: threading.Event) -> None:
+    """Keep recent verdicts in Redis until ``stop`` is set."""
+    pipeline = load(settings.pipeline)
+    registry = CollectorRegistry()
+    if settings.metrics_port:
+        start_http_server(settings.metrics_port, settings.metrics_host, registry)
+    log.info("archiver starts", pipeline=pipeline.name)
+    run_archiver(
+        settings.kafka().client("tidegate-archiver"),
+        pipeline.name,
+        _hot(settings, pipeline),
+        stop,
+        SystemClock(),
+        metrics=ArchiverMetrics(registry),
+    )
+
+
+def api(settings: Settings, stop: threading.Event) -> None:
+    """Serve HTTP until ``stop`` is set."""
+    pipeline = load(settings.pipeline)
+    protector = settings.protector()
+    codec = EventCodec(pipeline, protector)
+    conf = settings.kafka().client(f"tidegate-api-{settings.worker_id}")
+    admin = AdminClient(conf)
+    topics = Topics(pipeline.name)
+    client = connect(settings.redis_url.get_secret_value())
+    gateway = KafkaScoreGateway(conf, pipeline.name, f"{settings.worker_id}:{settings.api_port}")
+    feed = KafkaVerdictFeed(conf, pipeline.name)
+    hot = _hot(settings, pipeline)
+
+    async def start() -> None:
+        await gateway.start()
+        await feed.start()
+
+    async def close() -> None:
+        await feed.close()
+        await gateway.close()
+
+    deps = ApiDeps(
+        pipeline=pipeline,
+        codec=codec,
+        protector=protector,
+        gateway=gateway,
+        feed=feed,
+        hot=hot,
+        models=_ReportedModels(WorkerReports(client, pipeline.name)),
+        dry_runner=StateDryRunner(
+            pipeline,
+            codec,
+            VerdictEncoder(pipeline, code_version=CODE_VERSION),
+            RedisStateStore(client, pipeline.name),
+            SystemClock(),
+            partitions=partitions_of(admin, topics.events),
+            partition_of=partition_of,
+        ),
+        registry=CollectorRegistry(),
+        probes={"kafka": lambda: _ask_kafka(admin, topics.events), "redis": hot.ping},
+        start=start,
+        close=close,
+    )
+    log.info("API starts", host=settings.api_host, port=settings.api_port)
+    serve(create_app(deps), settings.api_host, settings.api_port, stop=stop)
+
+
+def _ask_kafka(admin: AdminClient, topic: str) -> None:
+    partitions_of(admin, topic, timeout=1.5)

@@ -1,0 +1,91 @@
+"""Scoring one event against present state without changing anything: ``POST /v1/score?dry_run=true``.
+
+The same engine on scratch tables, filled from the online store, and the newest detector snapshot. The answer is
+what a worker would have said of the event next, but for what it has committed since its last flush
+(a fraction of a second) and its last snapshot (ten seconds).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from detectors.ensemble import Ensemble
+from domain.clock import Clock
+from domain.codec import EventCodec
+from domain.errors import StateMismatch
+from domain.pipeline import Pipeline
+from domain.verdict import Verdict
+from featurestore.ports import StateStore
+from featurestore.tables import FeatureTables
+from scoring.engine import PartitionScorer
+from scoring.verdicts import VerdictEncoder, decode_verdict
+
+__all__ = ["StateDryRunner"]
+
+NOWHERE = 2**53 - 1
+"""A source offset after every real one, so that the event counts as new; shown to the caller as -1."""
+
+
+class StateDryRunner:
+    """:class:`api.ports.DryRunner` on a state store. One call at a time."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        codec: EventCodec,
+        encoder: VerdictEncoder,
+        store: StateStore,
+        clock: Clock,
+        *,
+        partitions: int,
+        partition_of: Callable[[bytes, int], int],
+    ) -> None:
+        self._pipeline = pipeline
+        self._codec = codec
+        self._encoder = encoder
+        self._store = store
+        self._clock = clock
+        self._partitions = partitions
+        self._partition_of = partition_of
+        self._ensembles: dict[int, tuple[int, Ensemble]] = {}
+
+    def score(self, raw: bytes) -> Verdict:
+        """The verdict that ``raw`` would get. Raises EventRejected, StoreUnavailable, StateMismatch."""
+        now = self._clock.now()
+        event = self._codec.decode(raw, received_at=now)
+        partition = self._partition_of(self._codec.expected_key(event), self._partitions)
+        batch = self._codec.to_batch([event], [NOWHERE])
+        applied = self._store.load_applied(partition)
+        scorer = PartitionScorer(
+            self._pipeline,
+            partition,
+            tables=FeatureTables(self._pipeline, partitions=self._partitions),
+            fetch=self._store.load_entities,
+            stream_time=0 if applied is None else applied.stream_time,
+            ensemble=self._ensemble(partition),
+        )
+        scored = scorer.preview(batch)
+        [record] = self._encoder.verdicts(scored, partition=partition, scored_at=now)
+        verdict = decode_verdict(self._encoder.encode(record))
+        return msgspec.structs.replace(verdict, source=msgspec.structs.replace(verdict.source, offset=-1))
+
+    def _ensemble(self, partition: int) -> Ensemble:
+        """The partition's detectors as last snapshotted; rebuilt only when there is a newer snapshot."""
+        snapshot = self._store.load_model(partition)
+        at = -1 if snapshot is None else snapshot.next_offset
+        known = self._ensembles.get(partition)
+        if known is not None and known[0] == at:
+            return known[1]
+        ensemble = Ensemble(self._pipeline)
+        if snapshot is not None:
+            try:
+                ensemble.restore(snapshot.blob)
+            except ValueError as error:
+                raise StateMismatch(
+                    f"the detectors' snapshot of partition {partition} can not be used: {error}",
+                    remedy="run API and workers with the same pipeline file",
+                ) from error
+        self._ensembles[partition] = (at, ensemble)
+        return ensemble
