@@ -42,6 +42,10 @@ def _document(app: FastAPI, pipeline: Pipeline) -> dict[str, Any]:
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas |= {**records, "Event": event, "Problem": PROBLEM_SCHEMA}
     # FastAPI describes its own form of 422, which never leaves this server
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            if "application/json" in operation["responses"].get("422", {}).get("content", {}):
+                del operation["responses"]["422"]
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     return document
