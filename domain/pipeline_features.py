@@ -126,6 +126,10 @@ class _Features:
         return None if field is None else ValueFeature(name=name, field=field.name)
 
     def _expression(self, name: str, entry: Section) -> Feature | None:
+        if any(node.kind == "nothing" for node in entry.node.mapping.values()):
+            # in {expression: max(a, b)} YAML ends the value at the comma and takes the rest for a key
+            entry.wrong("expression", "is cut at a comma.", 'Put it in quotes: {expression: "max(a, b)"}.')
+            return None
         entry.only(("expression",))
         text = entry.text("expression", 'Put the expression in quotes, such as "amount / 2".')
         if text is None:

@@ -272,6 +272,12 @@ def test_hostile_and_broken_yaml_ends_in_a_problem(text: str, reason: str) -> No
     assert any(reason in p.reason for p in found), found[0]
 
 
+def test_an_unquoted_expression_with_a_comma_gets_one_fitting_remedy() -> None:
+    (found,) = problems(change(FEATURE, "  x: {expression: amount / max(tries, 1.0)}\n"))
+    assert found.path == "features.x.expression"
+    assert "quotes" in found.remedy
+
+
 def test_limits_on_counts() -> None:
     many = "".join(f"    f{i}: {{type: number}}\n" for i in range(129))
     assert any("limit is 128" in p.reason for p in problems(change("    id: {", many + "    id: {")))
