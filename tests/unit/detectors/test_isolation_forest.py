@@ -42,10 +42,11 @@ def test_scores_have_scikit_learns_bits(rows: int, trees: int, samples: int, max
 
 
 def test_thresholds_between_floats_decide_as_scikit_learn_does() -> None:
-    x = np.repeat(np.array([[1.0], [np.nextafter(np.float32(1.0), np.float32(2.0))]]), 20, axis=0)
+    x = np.repeat(np.array([[1000.0], [np.nextafter(np.float32(1000.0), np.float32(2000.0))]]), [30, 10], 0)
     fitted = Reference(n_estimators=50, max_samples=40, random_state=0).fit(x.astype(np.float32))
     forest = PackedForest.packed(fitted, np.zeros(1))
     assert forest.score(x).tobytes() == (-fitted.score_samples(x)).tobytes()
+    assert len(np.unique(forest.score(x))) == 2
 
 
 def test_fits_come_at_exact_row_counts() -> None:
