@@ -178,6 +178,9 @@ class KafkaScoreGateway:
         while not self._stop.is_set():
             self._producer.poll(_POLL_SECONDS)
         self._producer.flush(2.0)
+        # or closing would wait for what Kafka does not take
+        self._producer.purge()
+        self._producer.close()
 
     def _serve_replies(self) -> None:
         consumer = Consumer(

@@ -142,7 +142,7 @@ async def test_a_bug_shows_nothing_of_itself(client: httpx.AsyncClient, world: W
 
 
 async def test_strange_paths_methods_and_ids(client: httpx.AsyncClient) -> None:
-    problem(await client.get("/nothing", headers={"x-request-id": b"a b\xe4"}), 404, "not-found")
+    problem(await client.get("/nothing", headers={b"x-request-id": b"a b\xe4"}), 404, "not-found")
     answer = await client.delete("/v1/score")
     problem(answer, 405, "method-not-allowed")
     assert answer.headers["allow"] == "POST"
