@@ -25,39 +25,33 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="TIDEGATE_", env_file=".env", extra="ignore")
 
-    pipeline: Path = Field(Path("examples/payments/pipeline.yaml"), description="The pipeline file.")
-    kafka_bootstrap: str = Field("127.0.0.1:9092", description="Kafka's bootstrap servers.")
-    kafka_extra: dict[str, Any] = Field(
-        default_factory=dict,
+    pipeline: Path = Field(default=Path("examples/payments/pipeline.yaml"), description="The pipeline file.")
+    kafka_bootstrap: str = Field(default="127.0.0.1:9092", description="Kafka's bootstrap servers.")
+    kafka_extra: dict[str, Any] = Field(default= default_factory=dict,
         repr=False,
         description="JSON with further client settings: security.protocol, sasl.*, ssl.*.",
     )
-    redis_url: SecretStr = Field(
-        SecretStr("redis://127.0.0.1:6379/0"), description="Redis, Valkey, or a cluster."
+    redis_url: SecretStr = Field(default=SecretStr("redis://127.0.0.1:6379/0"), description="Redis, Valkey, or a cluster."
     )
-    worker_id: str = Field(
-        default_factory=socket.gethostname,
+    worker_id: str = Field(default= default_factory=socket.gethostname,
         description="Unique per worker and stable over its restarts; names its transactions.",
     )
-    privacy_key: SecretStr | None = Field(
-        None, description="Secret of 16 to 64 characters under which sensitive fields are hashed."
+    privacy_key: SecretStr | None = Field(default=None, description="Secret of 16 to 64 characters under which sensitive fields are hashed."
     )
-    state_dir: Path = Field(
-        Path("~/.local/state/tidegate"),
+    state_dir: Path = Field(default=Path("~/.local/state/tidegate"),
         description="Files of a single machine: generated key, embedded services.",
     )
-    api_host: str = Field(
-        "127.0.0.1", description="Address of the API; loopback, as it has no authentication yet."
+    api_host: str = Field(default="127.0.0.1", description="Address of the API; loopback, as it has no authentication yet."
     )
-    api_port: int = Field(8080, ge=0, le=65535)
-    metrics_host: str = Field("127.0.0.1", description="Address of /metrics of worker and archiver.")
-    metrics_port: int = Field(0, ge=0, le=65535, description="0: no metrics server.")
-    max_batch: int = Field(1000, ge=1, le=20_000, description="Most events in one transaction.")
-    max_entities: int = Field(200_000, ge=1_000, description="Entities a worker keeps in memory.")
-    flush_seconds: float = Field(0.2, gt=0, description="How often committed state goes to Redis.")
-    snapshot_seconds: float = Field(10.0, gt=0, description="How often detectors go to Redis.")
-    hot_hours: float = Field(24.0, gt=0, description="How long verdicts can be asked for.")
-    hot_verdicts: int = Field(1_000_000, ge=1_000, description="How many verdicts can be asked for.")
+    api_port: int = Field(default=8080, ge=0, le=65535)
+    metrics_host: str = Field(default="127.0.0.1", description="Address of /metrics of worker and archiver.")
+    metrics_port: int = Field(default=0, ge=0, le=65535, description="0: no metrics server.")
+    max_batch: int = Field(default=1000, ge=1, le=20_000, description="Most events in one transaction.")
+    max_entities: int = Field(default=200_000, ge=1_000, description="Entities a worker keeps in memory.")
+    flush_seconds: float = Field(default=0.2, gt=0, description="How often committed state goes to Redis.")
+    snapshot_seconds: float = Field(default=10.0, gt=0, description="How often detectors go to Redis.")
+    hot_hours: float = Field(default=24.0, gt=0, description="How long verdicts can be asked for.")
+    hot_verdicts: int = Field(default=1_000_000, ge=1_000, description="How many verdicts can be asked for.")
 
     def kafka(self) -> KafkaConnection:
         """How clients connect to Kafka."""
