@@ -25,6 +25,8 @@ from stream.topics import Topics, partitions_of
 __all__ = ["FeedItem", "KafkaVerdictFeed"]
 
 _LOG = structlog.get_logger(__name__)
+_ASK_SECONDS = 2.0
+"""For Kafka to answer a question; also about the longest that stopping takes while Kafka is away."""
 _POLL_SECONDS = 0.2
 _RETRY_SECONDS = 1.0
 _BATCH = 500
@@ -199,9 +201,11 @@ class KafkaVerdictFeed:
 
     def _assign_ends(self, consumer: Consumer) -> None:
         topic = self._topics.verdicts
-        places = [TopicPartition(topic, p) for p in range(partitions_of(consumer, topic))]
+        places = [
+            TopicPartition(topic, p) for p in range(partitions_of(consumer, topic, timeout=_ASK_SECONDS))
+        ]
         for place in places:
-            found = consumer.get_watermark_offsets(place, timeout=10.0)
+            found = consumer.get_watermark_offsets(place, timeout=_ASK_SECONDS)
             place.offset = found[1] if found is not None else 0
         consumer.assign(places)
 

@@ -23,6 +23,7 @@ from stream.topics import (
     HEADER_REPLY_PARTITION,
     HEADER_REQUEST_ID,
     HEADER_TRACEPARENT,
+    MAX_MESSAGE_BYTES,
     PARTITIONER,
     Topics,
     partition_of,
@@ -34,6 +35,8 @@ __all__ = ["GatewayUnavailableError", "KafkaScoreGateway"]
 _LOG = structlog.get_logger(__name__)
 _RETRY_SECONDS = 1.0
 """Between attempts to find our partition of the replies while Kafka is away."""
+_ASK_SECONDS = 2.0
+"""For Kafka to answer a question; also the longest that stopping can take while Kafka is away."""
 _POLL_SECONDS = 0.2
 """Longest a thread of ours needs to notice that it shall stop."""
 _BATCH = 500
@@ -89,6 +92,8 @@ class KafkaScoreGateway:
                 "acks": "all",
                 "linger.ms": 1,
                 "partitioner": PARTITIONER,
+                # the pipeline's own limit is checked before; this one must not be the smaller
+                "message.max.bytes": MAX_MESSAGE_BYTES + 65_536,
                 # beyond the longest deadline nobody waits: an event that late would surprise its sender
                 "message.timeout.ms": 30_000,
                 "queue.buffering.max.messages": 2 * self._max_waiting,
@@ -208,10 +213,12 @@ class KafkaScoreGateway:
     def _assign(self, consumer: Consumer) -> bool:
         """Take our partition at its present end, so that no reply to a later request is missed."""
         try:
-            count = partitions_of(consumer, self._topics.replies)
+            count = partitions_of(consumer, self._topics.replies, timeout=_ASK_SECONDS)
             partition = partition_of(self._instance.encode(), count)
             where = TopicPartition(self._topics.replies, partition)
-            found: Any = consumer.get_watermark_offsets(where, timeout=10.0)  # None when it takes too long
+            found: Any = consumer.get_watermark_offsets(
+                where, timeout=_ASK_SECONDS
+            )  # None when it takes too long
             if found is None:
                 return False
             consumer.assign([TopicPartition(self._topics.replies, partition, found[1])])
