@@ -27,21 +27,27 @@ class Settings(BaseSettings):
 
     pipeline: Path = Field(default=Path("examples/payments/pipeline.yaml"), description="The pipeline file.")
     kafka_bootstrap: str = Field(default="127.0.0.1:9092", description="Kafka's bootstrap servers.")
-    kafka_extra: dict[str, Any] = Field(default= default_factory=dict,
+    kafka_extra: dict[str, Any] = Field(
+        default_factory=dict,
         repr=False,
         description="JSON with further client settings: security.protocol, sasl.*, ssl.*.",
     )
-    redis_url: SecretStr = Field(default=SecretStr("redis://127.0.0.1:6379/0"), description="Redis, Valkey, or a cluster."
+    redis_url: SecretStr = Field(
+        default=SecretStr("redis://127.0.0.1:6379/0"), description="Redis, Valkey, or a cluster."
     )
-    worker_id: str = Field(default= default_factory=socket.gethostname,
+    worker_id: str = Field(
+        default_factory=socket.gethostname,
         description="Unique per worker and stable over its restarts; names its transactions.",
     )
-    privacy_key: SecretStr | None = Field(default=None, description="Secret of 16 to 64 characters under which sensitive fields are hashed."
+    privacy_key: SecretStr | None = Field(
+        default=None, description="Secret of 16 to 64 characters under which sensitive fields are hashed."
     )
-    state_dir: Path = Field(default=Path("~/.local/state/tidegate"),
+    state_dir: Path = Field(
+        default=Path("~/.local/state/tidegate"),
         description="Files of a single machine: generated key, embedded services.",
     )
-    api_host: str = Field(default="127.0.0.1", description="Address of the API; loopback, as it has no authentication yet."
+    api_host: str = Field(
+        default="127.0.0.1", description="Address of the API; loopback, as it has no authentication yet."
     )
     api_port: int = Field(default=8080, ge=0, le=65535)
     metrics_host: str = Field(default="127.0.0.1", description="Address of /metrics of worker and archiver.")
