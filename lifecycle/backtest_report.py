@@ -241,7 +241,7 @@ def _dummy(rows: _Rows, budget: float, options: ReportOptions) -> Contestant:
     )
 
 
-def _features(  # noqa: PLR0917
+def _features(
     names: Sequence[str],
     feature: Callable[[str], Floats],
     chosen: npt.NDArray[np.intp],
