@@ -82,7 +82,9 @@ class Deployment:
 
     def score(self, event: dict[str, Any]) -> dict[str, Any]:
         """The committed verdict of an event posted to the API."""
-        answer = httpx.post(f"http://127.0.0.1:{self.api}/v1/score", json=event, timeout=ANSWER_SECONDS)
+        # A worker is healthy before Kafka has given it its partitions, hence not the default of one second.
+        url = f"http://127.0.0.1:{self.api}/v1/score?deadline_ms=30000"
+        answer = httpx.post(url, json=event, timeout=ANSWER_SECONDS)
         assert answer.status_code == 200, answer.text
         verdict: dict[str, Any] = answer.json()
         return verdict
