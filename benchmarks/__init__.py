@@ -1,1 +1,1 @@
-
+"""Benchmarks; each writes its result into benchmarks/results."""

@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.ensemble import IsolationForest as FittedForest
 
 from detectors.arrays import Arrays, child, merge
 from detectors.forest import LARGEST, PackedForest, prepared
@@ -134,6 +133,9 @@ class IsolationForest:
         x = prepared(rows, medians)
         # Each fit draws anew, or the same cuts would be made for ever.
         drawn = hashlib.sha256(f"{self._seed}:{self._fits}".encode()).digest()
+        # imported where it is needed: loading scikit-learn takes seconds, and only fitting needs it
+        from sklearn.ensemble import IsolationForest as FittedForest
+
         fitted = FittedForest(
             n_estimators=self._trees,
             max_samples=min(self._samples, x.shape[0]),

@@ -12,7 +12,6 @@ from msgspec import Meta
 from detectors.half_space_trees import HalfSpaceTrees
 from detectors.isolation_forest import IsolationForest
 from detectors.protocol import Detector
-from detectors.river_adapter import RiverDetector
 from domain.pipeline import DetectorSpec
 
 __all__ = ["PARAMS", "HalfSpaceTreesParams", "IsolationForestParams", "RiverParams", "build"]
@@ -83,10 +82,16 @@ def build(spec: DetectorSpec, feature_names: Sequence[str], seed: int) -> Detect
         raise ValueError(f"detector {spec.name!r}: {error}") from error
     own_seed = int.from_bytes(hashlib.sha256(f"{seed}:{spec.name}".encode()).digest()[:4], "little")
     arguments = {name: getattr(params, name) for name in params.__struct_fields__}
-    makers: Mapping[str, Any] = {
-        "half_space_trees": HalfSpaceTrees,
-        "isolation_forest": IsolationForest,
-        "river": RiverDetector,
-    }
-    detector: Detector = makers[spec.kind](tuple(feature_names), seed=own_seed, **arguments)
+    detector: Detector = _maker(spec.kind)(tuple(feature_names), seed=own_seed, **arguments)
     return detector
+
+
+def _maker(kind: str) -> Any:
+    if kind == "half_space_trees":
+        return HalfSpaceTrees
+    if kind == "isolation_forest":
+        return IsolationForest
+    # loading River takes a second, and few pipelines use it
+    from detectors.river_adapter import RiverDetector
+
+    return RiverDetector

@@ -36,9 +36,13 @@ def from_micros(micros: int) -> datetime:
 class Clock(Protocol):
     """What the time is (``now``, UTC microseconds) and how long things take (``monotonic``, seconds)."""
 
-    def now(self) -> int: ...
+    def now(self) -> int:
+        """Microseconds since 1970, UTC."""
+        ...
 
-    def monotonic(self) -> float: ...
+    def monotonic(self) -> float:
+        """Seconds on a clock that never goes back."""
+        ...
 
 
 class SystemClock:

@@ -178,7 +178,8 @@ class EntityTable:
     def dirty_slots(self, partition: int) -> Ints:
         """Slots of ``partition`` changed since they were last marked clean."""
         changed = np.flatnonzero(self.dirty)
-        return changed[self._partition[changed] == partition]
+        mine: Ints = changed[self._partition[changed] == partition]
+        return mine
 
     def blobs(self, slots: Ints) -> list[tuple[str, bytes]]:
         """(key, blob) of each slot."""

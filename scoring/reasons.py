@@ -1,8 +1,9 @@
 """Reasons of alerts: which values made the whole ensemble suspicious, by how much, and what is usual.
 
 Ablation: a feature's contribution is by how much the score falls when its value is replaced by the median of
-recent traffic, with the same detectors and ranks as at the end of the batch. So a reason always says that
-without it the score would have been lower.
+recent traffic, with the same detectors and ranks as at the end of the batch. So a reason with a contribution says
+that without it the score would have been lower. Where no single value does that (several are odd together, or the
+score is beyond everything seen), the values farthest from what is usual are named, with a contribution of 0.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from detectors.ensemble import Ensemble
+from detectors.reference import ReferenceSample
 from domain.batch import Floats, Ints
 from domain.verdict import Reason
 
@@ -39,6 +41,9 @@ def explain(ensemble: Ensemble, names: Sequence[str], x: Floats, alerts: Ints) -
         scores = ensemble.score(variants).score.reshape(len(rows), width)
         falls = scores[:, :1] - scores[:, 1:]
         for row, fall in zip(rows.tolist(), falls, strict=True):
+            if not (fall > 0.0).any():
+                found[row] = _farthest(names, x[row], known, reference)
+                continue
             order = np.argsort(-fall, kind="stable")[:MAX_REASONS]
             found[row] = [
                 _reason(
@@ -52,6 +57,19 @@ def explain(ensemble: Ensemble, names: Sequence[str], x: Floats, alerts: Ints) -
                 if fall[i] > 0.0
             ]
     return found
+
+
+def _farthest(names: Sequence[str], values: Floats, known: Ints, reference: ReferenceSample) -> list[Reason]:
+    """Reasons of an alert that no single value explains: distance from the median in usual widths."""
+    median, low, high = reference.median[known], reference.low[known], reference.high[known]
+    width = np.maximum(high - low, 1e-12)
+    distance = np.nan_to_num(np.abs(values[known] - median) / width, nan=0.0)
+    order = np.argsort(-distance, kind="stable")[:MAX_REASONS]
+    return [
+        _reason(names[known[i]], float(values[known[i]]), float(low[i]), float(high[i]), 0.0)
+        for i in order
+        if distance[i] > 0.0
+    ]
 
 
 def _reason(name: str, value: float, low: float, high: float, contribution: float) -> Reason:

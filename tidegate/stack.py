@@ -39,7 +39,7 @@ class _Process(ChildServer):
 
     def __init__(self, name: str, directory: Path, environment: dict[str, str], port: int = 0) -> None:
         self.name = name
-        super().__init__(directory)
+        super().__init__(directory.resolve())
         self._settings = environment
         self._fixed_port = port
         self.port = port
