@@ -1,0 +1,211 @@
+"""Topics, a pipeline of its own name, a worker and a reader: what every test of the whole path needs."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+from confluent_kafka import Consumer, TopicPartition
+
+from domain.codec import EventCodec
+from domain.pipeline import Pipeline
+from domain.privacy import Protector
+from domain.verdict import Verdict
+from featurestore.online import RedisStateStore
+from featurestore.redis_client import connect
+from scoring.engine import PartitionScorer
+from scoring.scored import ScoredBatch
+from scoring.verdicts import decode_verdict
+from stream.decoding import decode_messages
+from stream.kafka import KafkaConnection
+from stream.replay import Sendable, replay, replay_producer
+from stream.topics import Topics, create_topics
+from tests.system.worker_program import WorkerProcess
+from tidegate.defaults import renamed_pipeline
+from tidegate.loading import load
+
+__all__ = ["PRIVACY_KEY", "Reader", "Scene", "eventually"]
+
+PRIVACY_KEY = "a key for tests only, 32 letters"
+PATIENCE = 60.0
+"""Seconds for anything that has to happen, on a busy machine; nothing waits so long when all is well."""
+
+
+def eventually(what: str, holds: Callable[[], bool], tell: Callable[[], str] = lambda: "") -> None:
+    """Look again and again until ``holds()``; AssertionError with ``tell()`` when it never does."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {PATIENCE:.0f} s: {what}\n{tell()}")
+        time.sleep(0.02)
+
+
+class Reader:
+    """A concurrent ``read_committed`` reader of a topic from its first record on, in a thread."""
+
+    def __init__(self, bootstrap: str, topic: str, partitions: int) -> None:
+        kafka = KafkaConnection(bootstrap)
+        self._consumer = Consumer(kafka.reader("tidegate-test-reader", f"test-{uuid.uuid4().hex}"))
+        self._consumer.assign([TopicPartition(topic, p, 0) for p in range(partitions)])
+        self._stop = threading.Event()
+        self.messages: list[Any] = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            message = self._consumer.poll(0.02)
+            if message is not None and message.error() is None:
+                self.messages.append(message)
+        self._consumer.close()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        self._thread.join(30)
+
+    def verdicts(self) -> list[Verdict]:
+        """Everything read so far, decoded."""
+        return [decode_verdict(message.value()) for message in list(self.messages)]
+
+    def sources(self) -> list[tuple[int, int]]:
+        """(partition, offset) of the event of every verdict so far."""
+        return [(v.source.partition, v.source.offset) for v in self.verdicts()]
+
+
+@dataclass
+class Scene:
+    """One pipeline on one Kafka and one Redis, with topics nobody else uses."""
+
+    bootstrap: str
+    redis_url: str
+    pipeline: Pipeline
+    pipeline_file: Path
+    directory: Path
+    partitions: int
+    workers: list[WorkerProcess] = field(default_factory=list)
+    _readers: list[Reader] = field(default_factory=list)
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls, bootstrap: str, redis_url: str, source: Path, name: str, directory: Path, partitions: int = 1
+    ) -> Iterator[Scene]:
+        """Topics for a copy of the pipeline file ``source`` called ``name``; ends all workers afterwards."""
+        file = renamed_pipeline(source, name, directory / name / "pipeline.yaml")
+        create_topics({"bootstrap.servers": bootstrap}, name, partitions, replies_partitions=1)
+        scene = cls(bootstrap, redis_url, load(file), file, file.parent, partitions)
+        try:
+            yield scene
+        finally:
+            for worker in scene.workers:
+                worker.close()
+            for reader in scene._readers:
+                reader.close()
+
+    @property
+    def topics(self) -> Topics:
+        return Topics(self.pipeline.name)
+
+    @property
+    def codec(self) -> EventCodec:
+        return EventCodec(self.pipeline, Protector(PRIVACY_KEY.encode()))
+
+    def environment(self, worker_id: str = "w1", **settings: object) -> dict[str, str]:
+        """Variables of a worker process; ``settings`` by their names in Settings."""
+        given: dict[str, object] = {
+            "pipeline": self.pipeline_file,
+            "kafka_bootstrap": self.bootstrap,
+            "redis_url": self.redis_url,
+            "worker_id": worker_id,
+            "privacy_key": PRIVACY_KEY,
+            "state_dir": self.directory,
+            **settings,
+        }
+        return {f"TIDEGATE_{name.upper()}": str(value) for name, value in given.items()}
+
+    def worker(self, worker_id: str = "w1", **settings: object) -> WorkerProcess:
+        """A worker to start; closed with the scene."""
+        made = WorkerProcess(self.environment(worker_id, **settings), self.directory / f"{worker_id}.log")
+        self.workers.append(made)
+        return made
+
+    def reader(self, topic: str | None = None, partitions: int | None = None) -> Reader:
+        """A concurrent reader, of the verdicts unless told otherwise."""
+        made = Reader(self.bootstrap, topic or self.topics.verdicts, partitions or self.partitions)
+        self._readers.append(made)
+        return made
+
+    def send(self, records: list[Sendable]) -> None:
+        """Produce records as ``tidegate replay`` does."""
+        producer = replay_producer(KafkaConnection(self.bootstrap))
+        sent = replay(records, producer, self.topics.events)
+        assert sent.delivered == len(records)
+
+    def await_count(self, reader: Reader, count: int, tell: Callable[[], str] | None = None) -> None:
+        """Until ``reader`` has ``count`` records; AssertionError with the workers' logs otherwise."""
+
+        def logs() -> str:
+            return "\n".join(worker.tail() for worker in self.workers)
+
+        eventually(
+            f"{count} records",
+            lambda: len(reader.messages) >= count,
+            lambda: f"there are {len(reader.messages)}\n{(tell or logs)()}",
+        )
+
+    @property
+    def store(self) -> RedisStateStore:
+        """The online store, by a client of its own."""
+        return RedisStateStore(connect(self.redis_url), self.pipeline.name)
+
+    def applied(self, partition: int = 0) -> int:
+        """The first offset that the online store does not reflect."""
+        found = self.store.load_applied(partition)
+        return 0 if found is None else found.next_offset
+
+    def blobs(self, partition: int = 0) -> dict[str, bytes]:
+        """Entity state in Redis by key."""
+        prefix = f"fs:{{{self.pipeline.name}:{partition}}}:"
+        with redis.Redis.from_url(self.redis_url) as client:
+            keys = [k.decode() for k in client.scan_iter(match=f"{prefix}*", count=1000)]
+            keys = [k for k in keys if k not in (prefix + "applied", prefix + "model")]
+            values = client.mget(keys) if keys else []
+        assert isinstance(values, list)
+        return dict(zip(keys, values, strict=True))
+
+    def blobs_of(self, scorer: PartitionScorer) -> dict[str, bytes]:
+        """What Redis should hold after ``scorer`` saw everything and never stored anything."""
+        return {
+            self.store.entity_key(scorer.partition, entity, key): blob
+            for entity, key, blob in scorer.tables.dirty(scorer.partition)
+        }
+
+    def never_killed(self, partition: int = 0) -> tuple[PartitionScorer, ScoredBatch]:
+        """The engine over everything in the partition of the events topic, in one batch."""
+        consumer = Consumer(
+            KafkaConnection(self.bootstrap).reader("tidegate-test", f"test-{uuid.uuid4().hex}")
+        )
+        messages: list[Any] = []
+        try:
+            place = TopicPartition(self.topics.events, partition, 0)
+            _, end = consumer.get_watermark_offsets(place, timeout=30)
+            consumer.assign([place])
+            while not messages or messages[-1].offset() < end - 1:
+                message = consumer.poll(30)
+                assert message is not None
+                assert message.error() is None
+                messages.append(message)
+        finally:
+            consumer.close()
+        decoded = decode_messages(self.codec, messages)
+        batch = self.codec.to_batch(decoded.events, [messages[i].offset() for i in decoded.accepted])
+        scorer = PartitionScorer(self.pipeline, partition)
+        return scorer, scorer.process(batch)
