@@ -86,7 +86,10 @@ class Stack:
             )
             self.redis_url = redis.url
             create_topics(
-                {"bootstrap.servers": self.broker.bootstrap}, config.pipeline_name, config.partitions
+                {"bootstrap.servers": self.broker.bootstrap},
+                config.pipeline_name,
+                config.partitions,
+                embedded=not self.broker.exactly_once,
             )
             environment = {
                 "TIDEGATE_PIPELINE": str(config.pipeline_file.resolve()),
