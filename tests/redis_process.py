@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import subprocess
 import tempfile
 import time
@@ -11,15 +10,14 @@ from pathlib import Path
 
 import redis
 
+from tidegate.embedded.redis import find_redis_server
+
 __all__ = ["RedisProcess", "embedded_binary", "system_binary"]
 
 
 def system_binary() -> str:
-    """The redis-server or valkey-server on the path; fails with the remedy when there is none."""
-    found = shutil.which("redis-server") or shutil.which("valkey-server")
-    if found is None:
-        raise RuntimeError("no redis-server on the path: install it (Debian: apt-get install redis-server)")
-    return found
+    """The system's redis-server, as the product finds it; raises ServiceMissing with the remedy."""
+    return str(find_redis_server())
 
 
 def embedded_binary() -> str:
