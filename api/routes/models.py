@@ -29,8 +29,17 @@ def router(deps: ApiDeps) -> APIRouter:
     )
     async def models() -> Response:
         workers = await threads.run(deps.models.workers)
+        # what a model has learned follows each partition's own traffic (its name ends in @partition), so
+        # agreement is about code, pipeline and models that are installed rather than grown
         running = {
-            msgspec.json.encode((w.code, w.pipeline_digest, sorted(w.models.items()))) for w in workers
+            msgspec.json.encode(
+                (
+                    w.code,
+                    w.pipeline_digest,
+                    sorted((name, version) for name, version in w.models.items() if "@" not in name),
+                )
+            )
+            for w in workers
         }
         body = {"pipeline": deps.pipeline.name, "converged": len(running) == 1, "workers": workers}
         return Response(msgspec.json.encode(body), media_type=JSON)

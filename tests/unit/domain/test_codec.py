@@ -284,7 +284,7 @@ def test_numbers_keep_their_bits(amount: float, tries: int | None, online: bool)
 
 def test_encoding_adapts_what_files_hold_and_leaves_other_columns_out() -> None:
     row = {**EVENT, "at": datetime(2026, 1, 1, tzinfo=UTC), "id": 17, "Shop Id": 3.0, "online": 1, "label": 1}
-    event = json.loads(CODEC.encode({**row, "tries": np.datetime64("NaT")}))
+    event = json.loads(CODEC.encode({**row, "tries": np.datetime64("NaT", "us")}))
     assert event == {**EVENT, "at": "2026-01-01T00:00:00Z", "id": "17", "Shop Id": 3, "online": True}
     assert json.loads(CODEC.encode({**EVENT, "amount": math.nan}))["amount"] is None
 
