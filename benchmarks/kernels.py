@@ -12,7 +12,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -138,11 +138,12 @@ def _cpu() -> str:
     return platform.processor() or "unknown"
 
 
-def main() -> None:
+def main(arguments_given: Sequence[str] | None = None) -> None:
+    """Measure; the arguments are those of the command line unless given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
     parser.add_argument("--repetitions", type=int, default=7)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(arguments_given)
     n = arguments.repetitions
     facts = machine()
     found = [

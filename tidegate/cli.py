@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from domain.errors import TidegateError
-from tidegate.commands import demo, operate
+from tidegate.commands import bench, demo, operate
 from tidegate.commands.backtest import backtest
 from tidegate.commands.pipeline import app as pipeline_app
 from tidegate.commands.replay import replay, traffic
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.add_typer(pipeline_app, name="pipeline")
 app.add_typer(operate.topics_app, name="topics")
 app.add_typer(operate.state_app, name="state")
+app.add_typer(bench.app, name="bench")
 app.command()(demo.demo)
 app.command()(demo.dev)
 app.command()(operate.worker)
