@@ -73,6 +73,7 @@ class Recovery:
     ) -> None:
         conf = kafka.reader(f"tidegate-recovery-{pipeline.name}", f"{pipeline.name}.recovery")
         self._conf = {**conf, "enable.partition.eof": True, "auto.offset.reset": "error"}
+        self._uncommitted = {**self._conf, "isolation.level": "read_uncommitted"}
         self._codec = codec
         self._store = store
         self._topics = Topics(pipeline.name)
@@ -118,8 +119,7 @@ class Recovery:
             incomplete = start < first or (applied is None and committed is not None and first > 0)
             positions = [first_verdict if s is None else s.verdict_position for s in (applied, snapshot)]
             verdicts = _Verdicts(
-                self._read(consumer, self._topics.verdicts, partition, max(min(positions), first_verdict)),
-                self._decode,
+                self._visible_verdicts(consumer, partition, max(min(positions), first_verdict)), self._decode
             )
             rebuilt = relearned = mismatches = 0
             if min(start, learn_from) < target:
@@ -196,10 +196,33 @@ class Recovery:
             raise _away(error, topic) from error
         return low, high
 
+    def _visible_verdicts(self, consumer: Consumer, partition: int, start: int) -> Iterator[Any]:
+        """Committed verdicts from ``start`` to the end of the log, however long readers are held up before it.
+
+        All verdicts below the committed offset are in the log, but committed readers see none behind an open
+        transaction, such as that of a former owner that fell silent (the broker ends it after its time-out).
+        Taking what is visible for all there is would make the detectors forget.
+        """
+        probe = Consumer(self._uncommitted)
+        try:
+            _, end = self._ends(probe, self._topics.verdicts, partition)
+        finally:
+            probe.close()
+        yield from self._read(consumer, self._topics.verdicts, partition, start, seen=end)
+
     def _read(
-        self, consumer: Consumer, topic: str, partition: int, start: int, stop: int | None = None
+        self,
+        consumer: Consumer,
+        topic: str,
+        partition: int,
+        start: int,
+        stop: int | None = None,
+        seen: int = 0,
     ) -> Iterator[Any]:
-        """Committed records of one partition from ``start`` up to ``stop`` or the end of the log."""
+        """Committed records of one partition from ``start`` up to ``stop`` or the end of the log.
+
+        The end is not before ``seen``: until readers are let so far, it waits.
+        """
         if stop is not None and start >= stop:
             return
         consumer.assign([TopicPartition(topic, partition, start)])
@@ -213,7 +236,16 @@ class Recovery:
             error = message.error()
             if error is not None:
                 if error.code() == KafkaError._PARTITION_EOF:
-                    return
+                    if (message.offset() or 0) >= seen:
+                        return
+                    log.warning(
+                        "verdicts are not yet visible behind an open transaction; waiting",
+                        topic=topic,
+                        partition=partition,
+                        visible=message.offset(),
+                        end=seen,
+                    )
+                    continue
                 raise _away(KafkaException(error), topic)
             offset = message.offset() or 0
             if stop is not None and offset >= stop:
