@@ -6,7 +6,7 @@ import threading
 
 import structlog
 
-from domain.errors import Retriable
+from domain.errors import Retriable, StateFenced
 from stream.session import Session, WorkerConfig, WorkerParts
 
 __all__ = ["WorkerConfig", "WorkerParts", "run_worker"]
@@ -22,7 +22,8 @@ def run_worker(config: WorkerConfig, parts: WorkerParts, stop: threading.Event) 
     """Score events until ``stop`` is set; then write state and leave within a few seconds.
 
     A Retriable error ends the session (its memory is worthless then) and begins a new one, which recovers
-    from store and log. Fatal errors are raised: they need a person.
+    from store and log; so does StateFenced, which only says that store and log know better than this memory.
+    Other Fatal errors are raised: they need a person.
     """
     pause = FIRST_PAUSE_SECONDS
     while not stop.is_set():
@@ -31,7 +32,7 @@ def run_worker(config: WorkerConfig, parts: WorkerParts, stop: threading.Event) 
             session = Session(config, parts)
             started = parts.clock.monotonic()
             session.run(stop)
-        except Retriable as error:
+        except (Retriable, StateFenced) as error:
             parts.metrics.restarts.inc()
             log.warning("starting afresh", error=str(error), pause=pause)
             if session is not None and parts.clock.monotonic() - started > LONGEST_PAUSE_SECONDS:
