@@ -11,11 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from domain.errors import Fatal, Retriable
 
 __all__ = ["Fenced", "Outbox", "OutcomeUnknown", "Outgoing", "TransactionAborted"]
+
+log = structlog.get_logger(__name__)
 
 COMMIT_SECONDS = 30.0
 """Three times the transaction time-out: after that the broker has decided one way or the other."""
@@ -130,7 +133,10 @@ class Outbox:
     def close(self) -> None:
         """Drop what is not sent; open transactions are aborted by the successor's init_transactions."""
         self._producer.purge()
-        self._producer.poll(0)
+        try:
+            self._producer.poll(0)
+        except KafkaException as error:  # a fenced producer reports its end once more
+            log.warning("closing the producer", error=str(error.args[0]))
 
 
 def _sorted(error: KafkaException, doing: str) -> Retriable | Fenced:
