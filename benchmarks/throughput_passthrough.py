@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.throughput_passthrough BOOTSTRAP SOURCE TARGET GROUP BATCH COUNT WARM`` copies keys and
 values of ``COUNT`` records unchanged, ``BATCH`` to a transaction. It prints ``warm`` after ``WARM`` records
-and one JSON object at the end. Client settings are the worker's own.
+and one JSON object at the end. Client settings are the worker's own, but for :data:`FETCH`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ from stream.kafka import KafkaConnection
 __all__ = ["copy"]
 
 SECONDS = 30.0
+FETCH = {"fetch.queue.backoff.ms": 2, "queued.min.messages": 100_000}
+"""Without these the loop idles: one fetch of small events overfills the queue, and librdkafka then waits its
+default of a second before the next. Measured: 41,000/s at every batch size without, 154,000 to 218,000/s with
+them at 2,000 a transaction. A limit that waits would flatter the worker."""
 
 
 def copy(bootstrap: str, source: str, target: str, group: str, batch: int, count: int, warm: int) -> float:
@@ -26,7 +30,7 @@ def copy(bootstrap: str, source: str, target: str, group: str, batch: int, count
     connection = KafkaConnection(bootstrap)
     producer = Producer(connection.transactional_producer(group, group))
     producer.init_transactions(SECONDS)
-    consumer = Consumer(connection.group_member(group, group))
+    consumer = Consumer(connection.group_member(group, group) | FETCH)
     consumer.subscribe([source])
     done = 0
     cpu: float | None = None
