@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from stream.topics import MAX_MESSAGE_BYTES, PARTITIONER
+from stream.topics import DEAD_LETTER_ROOM, MAX_MESSAGE_BYTES, PARTITIONER
 
 __all__ = ["KafkaConnection"]
 
@@ -68,7 +68,7 @@ class KafkaConnection:
             "retry.backoff.ms": 2,
             "linger.ms": 0,
             "partitioner": PARTITIONER,
-            "message.max.bytes": MAX_MESSAGE_BYTES + 65_536,
+            "message.max.bytes": MAX_MESSAGE_BYTES + DEAD_LETTER_ROOM,
             "queue.buffering.max.messages": 1_000_000,
             "queue.buffering.max.kbytes": 1_048_576,
             "batch.num.messages": 10_000,

@@ -26,7 +26,7 @@ from featurestore.tables import FeatureTables
 from scoring.engine import PartitionScorer
 from scoring.scored import ScoredBatch, flags_of
 from scoring.verdicts import VerdictEncoder
-from stream.dead_letters import dead_letter_headers, reply_body
+from stream.dead_letters import dead_letter, reply_body
 from stream.decoding import Decoded, decode_messages
 from stream.kafka import KafkaConnection
 from stream.outbox import Headers, Outbox, Outgoing, TransactionAborted
@@ -47,6 +47,8 @@ log = structlog.get_logger(__name__)
 
 KAFKA_SECONDS = 30.0
 """For questions to the group coordinator; longer than a broker's restart takes."""
+MAX_TAG_BYTES = 128
+"""Longest request id (ours have 32 bytes) and traceparent (55) passed on: other people's headers may be huge."""
 IDLE_SECONDS = 0.05
 """How long a poll waits for the first record: bounds how late flushes and the stop signal are noticed."""
 
@@ -105,6 +107,7 @@ class Session:
                 f"{self._topics.verdicts} has not as many partitions as {self._topics.events}",
                 remedy="create it with `tidegate topics create`, or add partitions before the first event",
             )
+        self._reply_partitions = partitions_of(self._consumer, self._topics.replies)
         self._tables = FeatureTables(parts.pipeline, partitions=partitions, max_entities=config.max_entities)
         self._recovery = Recovery(parts.kafka, parts.pipeline, parts.codec, parts.store)
         self._tasks: dict[int, PartitionTask] = {}
@@ -249,20 +252,28 @@ class Session:
     def _write_dead_letters(self, part: _Part, outgoing: Outgoing) -> None:
         for index, why in part.decoded.rejected:
             message = part.messages[index]
-            headers = dead_letter_headers(message, why)
-            outgoing.others.append(
-                (self._topics.dead_letters, part.task.partition, message.key(), message.value(), headers)
-            )
+            letter = dead_letter(message, why)
+            outgoing.others.append((self._topics.dead_letters, part.task.partition, *letter))
             if message.headers():
                 body, extra = reply_body(why)
                 self._reply(message.headers(), body, extra, outgoing)
             self._parts.metrics.dead_letters.labels(why.reason.value).inc()
 
     def _reply(self, headers: Headers, value: bytes, extra: Headers, outgoing: Outgoing) -> None:
-        """Answer a waiting API request; a header that is no partition number is some stranger's, ignored."""
+        """Answer a waiting API request; headers that ours never look like are some stranger's, ignored.
+
+        Kafka would refuse what they ask for, and with it the whole transaction, for ever.
+        """
         found = dict(headers)
         request, where = found.get(HEADER_REQUEST_ID), found.get(HEADER_REPLY_PARTITION)
-        if isinstance(request, bytes) and isinstance(where, bytes) and where.isdigit() and len(where) < 4:
+        if (
+            isinstance(request, bytes)
+            and len(request) <= MAX_TAG_BYTES
+            and isinstance(where, bytes)
+            and where.isdigit()
+            and len(where) < 4
+            and int(where) < self._reply_partitions
+        ):
             outgoing.others.append(
                 (self._topics.replies, int(where), None, value, [(HEADER_REQUEST_ID, request), *extra])
             )
@@ -491,4 +502,8 @@ class Session:
 
 
 def _trace(headers: Headers | None) -> Headers:
-    return [(name, value) for name, value in headers or [] if name == HEADER_TRACEPARENT]
+    return [
+        (name, value)
+        for name, value in headers or []
+        if name == HEADER_TRACEPARENT and len(value or b"") <= MAX_TAG_BYTES
+    ]

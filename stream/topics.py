@@ -18,6 +18,7 @@ from confluent_kafka.cimpl import NewTopic
 from domain.errors import Fatal, ServiceMissing
 
 __all__ = [
+    "DEAD_LETTER_ROOM",
     "HEADER_REJECTED",
     "HEADER_REPLY_PARTITION",
     "HEADER_REQUEST_ID",
@@ -44,6 +45,8 @@ HEADER_TRACEPARENT = "traceparent"
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 """Of events and dead letters: an oversized event must reach the worker to become a dead letter."""
+DEAD_LETTER_ROOM = 65_536
+"""For the headers that a dead letter has beside what it had as an event."""
 REPLY_RETENTION_MS = 600_000
 """Nobody waits longer than 30 s for a reply; ten minutes leave room to look at one while debugging."""
 REPLY_SEGMENT_MS = 300_000
@@ -163,12 +166,14 @@ def create_topics(
 
 def _wanted(names: Topics, count: int, replication: int, replies: int) -> list[NewTopic]:
     big = {"max.message.bytes": str(MAX_MESSAGE_BYTES)}
+    # the largest event and our headers beside it
+    letters = {"max.message.bytes": str(MAX_MESSAGE_BYTES + DEAD_LETTER_ROOM)}
     # the broker's clock decides what lies too far ahead, not a producer's
     events = {**big, "message.timestamp.type": "LogAppendTime"}
     short = {"retention.ms": str(REPLY_RETENTION_MS), "segment.ms": str(REPLY_SEGMENT_MS)}
     plan: list[tuple[str, int, dict[str, str]]] = [
         (names.events, count, events),
-        (names.dead_letters, count, big),
+        (names.dead_letters, count, letters),
         (names.verdicts, count, {}),
         (names.alerts, count, {}),
         (names.replies, replies, short),
