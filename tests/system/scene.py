@@ -34,7 +34,7 @@ from tidegate.loading import load
 __all__ = ["PRIVACY_KEY", "Reader", "Scene", "eventually"]
 
 PRIVACY_KEY = "a key for tests only, 32 letters"
-PATIENCE = 60.0
+PATIENCE = 20.0
 """Seconds for anything that has to happen, on a busy machine; nothing waits so long when all is well."""
 
 
