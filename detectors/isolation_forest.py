@@ -37,7 +37,7 @@ class IsolationForest:
         trees: int = 100,
         samples: int = 256,
         warm_up: int = 2000,
-        refit_every: int = 50_000,
+        refit_every: int = 200_000,
         reservoir: int = 2048,
         max_features: float = 1.0,
     ) -> None:

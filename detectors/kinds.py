@@ -42,7 +42,7 @@ class IsolationForestParams(_Params, frozen=True, kw_only=True):
     trees: Annotated[int, Meta(ge=1, le=1000)] = 100
     samples: Annotated[int, Meta(ge=2, le=1024)] = 256
     warm_up: Annotated[int, Meta(ge=2, le=1_000_000)] = 2000
-    refit_every: Annotated[int, Meta(ge=100, le=100_000_000)] = 50_000
+    refit_every: Annotated[int, Meta(ge=100, le=100_000_000)] = 200_000
     reservoir: Annotated[int, Meta(ge=16, le=65_536)] = 2048
     max_features: Annotated[float, Meta(gt=0, le=1)] = 1.0
 
