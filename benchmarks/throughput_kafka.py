@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -18,6 +18,11 @@ Records = Sequence[tuple[bytes, bytes]]
 """(key, value) of each event, in order."""
 
 ADMIN_SECONDS = 30.0
+_STARTING = {
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+}
 
 
 def make_topic(bootstrap: str, name: str, partitions: int) -> None:
@@ -62,7 +67,12 @@ def group_progress(consumer: Consumer, topic: str, partitions: int) -> int:
     ``topic`` must hold no transaction markers, or offsets would not count records.
     """
     places = [TopicPartition(topic, p) for p in range(partitions)]
-    return sum(max(place.offset, 0) for place in consumer.committed(places, timeout=ADMIN_SECONDS))
+    try:
+        return sum(max(place.offset, 0) for place in consumer.committed(places, timeout=ADMIN_SECONDS))
+    except KafkaException as error:
+        if error.args[0].code() in _STARTING:
+            return 0  # a cold broker; the caller notices when it stays so
+        raise
 
 
 def append_times(bootstrap: str, topic: str, partitions: int) -> list[list[int]]:
