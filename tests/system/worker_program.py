@@ -92,7 +92,7 @@ class WorkerProcess:
 
     def start(self, kill: KillAt | None = None) -> None:
         """Start the next worker."""
-        _CONTEXT.set_forkserver_preload([__name__])
+        _CONTEXT.set_forkserver_preload(["tests.system.preload"])
         self._process = _CONTEXT.Process(target=_main, args=(self._environment, str(self.log), kill))
         self._process.start()
 
