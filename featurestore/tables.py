@@ -218,11 +218,29 @@ class FeatureTables:
             for key, blob in table.blobs(table.dirty_slots(partition))
         ]
 
+    def take_dirty(self, partition: int) -> list[tuple[str, str, bytes]]:
+        """:meth:`dirty`, which counts as clean from here on.
+
+        Nothing may be evicted (:meth:`evict`) until what was taken is stored: reading it back would
+        otherwise find an older state.
+        """
+        taken = []
+        for table in self._tables:
+            slots = table.dirty_slots(partition)
+            taken += [(table.plan.entity, key, blob) for key, blob in table.blobs(slots)]
+            table.dirty[slots] = False
+        return taken
+
+    def evict(self) -> None:
+        """Let entries leave memory, oldest use first, until ``max_entities`` of each kind are left."""
+        for table in self._tables:
+            table.evict(self._max_entities)
+
     def mark_clean(self, partition: int) -> None:
-        """Call when ``dirty`` is safely stored; then entries may leave memory, oldest use first."""
+        """What ``dirty`` gave is safely stored: forget that it changed, and evict."""
         for table in self._tables:
             table.dirty[table.dirty_slots(partition)] = False
-            table.evict(self._max_entities)
+        self.evict()
 
     def _peers(self, table: EntityTable, batch: EventBatch, slots: Ints) -> tuple[Ints, Ints]:
         n = len(slots)

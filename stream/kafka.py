@@ -39,7 +39,10 @@ class KafkaConnection:
             "isolation.level": "read_committed",
             # bounds prefetched memory per consumer; two seconds of traffic at 100,000 small events a second
             "queued.max.messages.kbytes": 32_768,
-            "queued.min.messages": 10_000,
+            # a single fetch of 8 MiB holds more small events than that; once over it, librdkafka would look
+            # again only after a second
+            "queued.min.messages": 100_000,
+            "fetch.queue.backoff.ms": 2,
             "fetch.message.max.bytes": MAX_MESSAGE_BYTES,
             # an answer as soon as there is anything: micro-batches form by themselves under load
             "fetch.wait.max.ms": 10,

@@ -1,15 +1,15 @@
 """One life of a worker's Kafka clients: from joining the group until leaving it or until an outcome is unknown.
 
 A micro-batch goes: records -> events and dead letters -> features and scores -> one transaction -> (commit) ->
-later, state to the store. Nothing that is not committed reaches the store (promise P2), and whatever goes
-wrong in between, the partition's state is dropped and recovered from store and log (``stream.recovery``).
+state to the store. While one is being committed, the next is already scored. Nothing that is not committed
+reaches the store (promise P2), and whatever goes wrong in between, the partition's state is dropped and
+recovered from store and log (``stream.recovery``).
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -17,76 +17,26 @@ import numpy as np
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from domain.clock import Clock
-from domain.codec import EventCodec
 from domain.errors import Fatal, Retriable, StateFenced, StoreUnavailable
-from domain.pipeline import Pipeline
-from featurestore.ports import StateStore
 from featurestore.tables import FeatureTables
 from scoring.engine import PartitionScorer
-from scoring.scored import ScoredBatch, flags_of
-from scoring.verdicts import VerdictEncoder
-from stream.dead_letters import dead_letter, reply_body
-from stream.decoding import Decoded, decode_messages
-from stream.kafka import KafkaConnection
-from stream.outbox import Headers, Outbox, Outgoing, TransactionAborted
+from scoring.scored import flags_of
+from stream.committer import Committer, Outcome, StateWrites
+from stream.micro_batch import MicroBatcher
+from stream.outbox import Fenced, Outbox, OutcomeUnknown, TransactionAborted
 from stream.recovery import Recovery
 from stream.task import PartitionTask
-from stream.topics import (
-    HEADER_REPLY_PARTITION,
-    HEADER_REQUEST_ID,
-    HEADER_TRACEPARENT,
-    Topics,
-    partitions_of,
-)
-from stream.worker_metrics import WorkerMetrics
+from stream.topics import Topics, partitions_of
+from stream.worker_parts import WorkerConfig, WorkerParts
 
-__all__ = ["Session", "WorkerConfig", "WorkerParts"]
+__all__ = ["Session"]
 
 log = structlog.get_logger(__name__)
 
 KAFKA_SECONDS = 30.0
 """For questions to the group coordinator; longer than a broker's restart takes."""
-MAX_TAG_BYTES = 128
-"""Longest request id (ours have 32 bytes) and traceparent (55) passed on: other people's headers may be huge."""
 IDLE_SECONDS = 0.05
 """How long a poll waits for the first record: bounds how late flushes and the stop signal are noticed."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerConfig:
-    """Settings of a worker; durations in seconds."""
-
-    worker_id: str
-    max_batch: int = 1_000
-    max_entities: int = 200_000
-    flush_seconds: float = 0.2
-    snapshot_seconds: float = 10.0
-    report_seconds: float = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerParts:
-    """The ports and helpers a worker is made of."""
-
-    kafka: KafkaConnection
-    pipeline: Pipeline
-    codec: EventCodec
-    encoder: VerdictEncoder
-    store: StateStore
-    publish_report: Callable[[bytes], None]
-    clock: Clock
-    metrics: WorkerMetrics
-    at: Callable[[str], None]
-
-
-@dataclass(slots=True)
-class _Part:
-    """The records of one partition in a micro-batch, on their way through the stages."""
-
-    task: PartitionTask
-    messages: list[Any]
-    decoded: Decoded
 
 
 class Session:
@@ -100,6 +50,7 @@ class Session:
         self._outbox = Outbox(
             parts.kafka.transactional_producer(client_id, client_id), self._topics.verdicts, parts.at
         )
+        self._committer = Committer(self._outbox, parts.store, parts.clock, parts.metrics, parts.at)
         self._consumer = Consumer(parts.kafka.group_member(client_id, f"{parts.pipeline.name}.worker"))
         partitions = partitions_of(self._consumer, self._topics.events)
         if partitions_of(self._consumer, self._topics.verdicts) != partitions:
@@ -107,10 +58,11 @@ class Session:
                 f"{self._topics.verdicts} has not as many partitions as {self._topics.events}",
                 remedy="create it with `tidegate topics create`, or add partitions before the first event",
             )
-        self._reply_partitions = partitions_of(self._consumer, self._topics.replies)
         self._tables = FeatureTables(parts.pipeline, partitions=partitions, max_entities=config.max_entities)
+        self._batcher = MicroBatcher(parts, self._tables, partitions_of(self._consumer, self._topics.replies))
         self._recovery = Recovery(parts.kafka, parts.pipeline, parts.codec, parts.store)
         self._tasks: dict[int, PartitionTask] = {}
+        self._unwritten = StateWrites()
         now = parts.clock.monotonic()
         self._next_flush = now + config.flush_seconds
         self._next_snapshot = now + config.snapshot_seconds
@@ -122,18 +74,28 @@ class Session:
     def run(self, stop: threading.Event) -> None:
         """Score until ``stop`` is set. Raises Retriable when everything has to start afresh, or Fatal."""
         while not stop.is_set():
-            messages = self._poll()
-            if messages:
-                try:
+            try:
+                messages = self._poll()
+                if messages:
                     self._handle(messages)
-                except TransactionAborted as error:
-                    log.warning("transaction aborted", error=str(error))
-                    self._parts.metrics.transactions.labels("aborted").inc()
-                    self._recover_all()
-                    stop.wait(IDLE_SECONDS)
-                except StoreUnavailable as error:
-                    self._wait_for_store(error, stop)
-            self._housekeeping(stop)
+                elif (away := self._settle()) is not None:
+                    raise away
+                else:
+                    self._write_now(self._due(self._tasks.values()))
+            except TransactionAborted as error:
+                log.warning("transaction aborted", error=str(error))
+                self._parts.metrics.transactions.labels("aborted").inc()
+                self._recover_all()
+                stop.wait(IDLE_SECONDS)
+            except StoreUnavailable as error:
+                self._wait_for_store(error, stop)
+            except StateFenced as error:
+                # either another owner is at work (then the group takes the partition from us), or the store
+                # lost data under us: both ways store and log know better than our memory
+                log.error("online state moved under us; recovering", error=str(error))
+                self._recover_all()
+            if self._parts.clock.monotonic() >= self._next_report:
+                self._report()
 
     def close(self) -> None:
         """Write what is committed, leave the group, drop the producer."""
@@ -142,9 +104,10 @@ class Session:
         except KafkaException as error:
             log.warning("leaving the group failed", error=str(error))
         finally:
+            self._committer.close()
             self._outbox.close()
 
-    # -- records in
+    # -- micro-batches
 
     def _poll(self) -> list[Any]:
         first = self._consumer.poll(IDLE_SECONDS)
@@ -165,138 +128,94 @@ class Session:
         return good
 
     def _handle(self, messages: list[Any]) -> None:
-        parts = self._decode(messages)
+        parts = self._batcher.decode(messages, self._tasks)
         if not parts:
             return
-        clock, metrics = self._parts.clock, self._parts.metrics
-        started = clock.monotonic()
-        batches = []
-        requests = []
-        for part in parts:
-            batch = self._parts.codec.to_batch(
-                part.decoded.events, [part.messages[i].offset() for i in part.decoded.accepted]
-            )
-            batches.append(batch)
-            requests += part.task.scorer.requests(batch)
-        decoded_at = clock.monotonic()
-        if requests:
-            # nothing has changed yet: when the store is away, the batch is simply read again
-            self._tables.load(requests, self._parts.store.load_entities(requests))
-        loaded_at = clock.monotonic()
-        outgoing = Outgoing()
-        scored_batches = []
-        for part, batch in zip(parts, batches, strict=True):
-            if len(batch):
-                part.task.ahead = True
-                scored = part.task.scorer.process(batch, loaded=True, degraded=part.task.incomplete)
-                scored_batches.append(scored)
-                self._write_verdicts(part, scored, outgoing)
-            self._write_dead_letters(part, outgoing)
-        scored_at = clock.monotonic()
-        offsets = [
-            TopicPartition(self._topics.events, part.task.partition, part.messages[-1].offset() + 1)
-            for part in parts
-        ]
-        ends = self._outbox.send(outgoing, offsets, self._consumer.consumer_group_metadata())
-        committed_at = clock.monotonic()
-        for part, position in zip(parts, offsets, strict=True):
-            part.task.next_offset = position.offset
-            part.task.ahead = False
-            part.task.verdict_position = ends.get(part.task.partition, part.task.verdict_position)
-        for stage, begin, end in (
-            ("decode", started, decoded_at),
-            ("load", decoded_at, loaded_at),
-            ("score", loaded_at, scored_at),
-            ("commit", scored_at, committed_at),
-        ):
-            metrics.stage_seconds.labels(stage).inc(end - begin)
-        self._count(parts, scored_batches)
+        batch = self._batcher.score(parts)
+        away = self._settle()
+        # memory now stands exactly at the end of this batch, and everything before it is committed
+        writes = self._due(self._tasks.values())
+        self._committer.submit(batch, self._consumer.consumer_group_metadata(), writes)
+        if away is not None:
+            raise away
 
-    def _decode(self, messages: list[Any]) -> list[_Part]:
-        started = self._parts.clock.monotonic()
-        by_partition: dict[int, list[Any]] = {}
-        for message in messages:
-            by_partition.setdefault(message.partition(), []).append(message)
-        parts = []
-        for partition, records in sorted(by_partition.items()):
-            task = self._tasks.get(partition)
-            if task is None:
-                continue  # revoked between fetch and now; its new owner reads them
-            # after a seek, records fetched before it may still come out of the queue
-            fresh = [m for m in records if m.offset() >= task.next_offset]
-            if fresh:
-                parts.append(_Part(task, fresh, decode_messages(self._parts.codec, fresh)))
-        self._parts.metrics.stage_seconds.labels("decode").inc(self._parts.clock.monotonic() - started)
-        return parts
+    def _settle(self) -> StoreUnavailable | None:
+        """Take note of the transaction under way. Raises what it failed with.
 
-    # -- records out
-
-    def _write_verdicts(self, part: _Part, scored: ScoredBatch, outgoing: Outgoing) -> None:
-        encoder, partition = self._parts.encoder, part.task.partition
-        now = self._parts.clock.now()
-        verdicts = encoder.verdicts(scored, partition=partition, scored_at=now)
-        encode = encoder.encode
-        values = [encode(verdict) for verdict in verdicts]
-        keys = [part.messages[i].key() for i in part.decoded.accepted]
-        plain: list[tuple[bytes | None, bytes]] = list(zip(keys, values, strict=True))
-        outgoing.verdicts[partition] = plain
-        for row, index in enumerate(part.decoded.accepted):
-            headers = part.messages[index].headers()
-            if headers:
-                self._reply(headers, values[row], [], outgoing)
-        for row in np.flatnonzero((scored.decision > 0) & (scored.first_offset < 0)).tolist():
-            headers = part.messages[part.decoded.accepted[row]].headers()
-            alert = encode(encoder.alert(verdicts[row]))
-            outgoing.others.append((self._topics.alerts, -1, keys[row], alert, _trace(headers)))
-
-    def _write_dead_letters(self, part: _Part, outgoing: Outgoing) -> None:
-        for index, why in part.decoded.rejected:
-            message = part.messages[index]
-            letter = dead_letter(message, why)
-            outgoing.others.append((self._topics.dead_letters, part.task.partition, *letter))
-            if message.headers():
-                body, extra = reply_body(why)
-                self._reply(message.headers(), body, extra, outgoing)
-            self._parts.metrics.dead_letters.labels(why.reason.value).inc()
-
-    def _reply(self, headers: Headers, value: bytes, extra: Headers, outgoing: Outgoing) -> None:
-        """Answer a waiting API request; headers that ours never look like are some stranger's, ignored.
-
-        Kafka would refuse what they ask for, and with it the whole transaction, for ever.
+        Returns the error when it is committed but its state is not written yet (see ``_unwritten``): what
+        was scored since is as valid as ever, and must be committed before anybody waits for the store.
         """
-        found = dict(headers)
-        request, where = found.get(HEADER_REQUEST_ID), found.get(HEADER_REPLY_PARTITION)
-        if (
-            isinstance(request, bytes)
-            and len(request) <= MAX_TAG_BYTES
-            and isinstance(where, bytes)
-            and where.isdigit()
-            and len(where) < 4
-            and int(where) < self._reply_partitions
-        ):
-            outgoing.others.append(
-                (self._topics.replies, int(where), None, value, [(HEADER_REQUEST_ID, request), *extra])
-            )
+        outcome = self._committer.settle()
+        if outcome is None:
+            return None
+        for position in outcome.batch.offsets:
+            task = self._tasks[position.partition]
+            task.next_offset = position.offset
+            task.verdict_position = outcome.ends.get(task.partition, task.verdict_position)
+        self._count(outcome)
+        if isinstance(outcome.failure, StateFenced):
+            raise outcome.failure
+        if outcome.failure is not None:
+            self._unwritten = outcome.writes
+            return outcome.failure
+        self._written(outcome.writes)
+        return None
 
-    def _count(self, parts: list[_Part], scored_batches: list[ScoredBatch]) -> None:
-        metrics = self._parts.metrics
-        now = self._parts.clock.now()
-        count = sum(len(part.messages) for part in parts)
-        metrics.events.inc(count)
-        metrics.batch_size.observe(count)
-        metrics.transactions.labels("committed").inc()
-        stamps = np.array([m.timestamp()[1] for part in parts for m in part.messages], dtype=np.float64)
-        metrics.latency.observe(np.maximum(now / 1e6 - stamps / 1e3, 0.0))
-        for scored in scored_batches:
-            for code, number in enumerate(np.bincount(scored.decision, minlength=3).tolist()):
-                if number:
-                    metrics.verdicts.labels(("allow", "review", "block")[code]).inc(number)
-            for mask, number in zip(*np.unique(scored.flags, return_counts=True), strict=True):
-                for flag in flags_of(int(mask)):
-                    metrics.flagged.labels(flag.value).inc(int(number))
-            for segment in scored.segments:
-                for name in segment.abstained:
-                    metrics.abstentions.labels(name).inc(segment.stop - segment.start)
+    # -- state to the store
+
+    def _due(self, tasks: Iterable[PartitionTask]) -> StateWrites:
+        """State to write now, if it is time for it; nothing while older state waits to be written."""
+        if self._unwritten:
+            return StateWrites()
+        now = self._parts.clock.monotonic()
+        flush, snapshot = now >= self._next_flush, now >= self._next_snapshot
+        if flush:
+            self._next_flush = now + self._config.flush_seconds
+        if snapshot:
+            self._next_snapshot = now + self._config.snapshot_seconds
+        return _captured(tasks, flush=flush, snapshot=snapshot)
+
+    def _write_now(self, writes: StateWrites) -> None:
+        """Write state in which everything is committed, after what still waits to be written."""
+        waiting = StateWrites(
+            self._unwritten.flushes + writes.flushes, self._unwritten.snapshots + writes.snapshots
+        )
+        if not waiting:
+            return
+        self._unwritten = waiting
+        self._committer.write(waiting)
+        self._unwritten = StateWrites()
+        self._written(waiting)
+
+    def _written(self, writes: StateWrites) -> None:
+        for task, flush in writes.flushes:
+            task.applied = flush.applied
+        for task, snapshot in writes.snapshots:
+            task.snapshot_offset = snapshot.next_offset
+        if writes.flushes and not self._committer.busy:
+            self._tables.evict()
+
+    def _wait_for_store(self, error: StoreUnavailable, stop: threading.Event) -> None:
+        """The store is away: stay in the group, read nothing, try again until it answers (promise P6)."""
+        log.warning("online store away; waiting", error=str(error))
+        clock = self._parts.clock
+        started = clock.monotonic()
+        self._consumer.pause(self._consumer.assignment())
+        while not stop.is_set():
+            self._consumer.poll(IDLE_SECONDS)  # keeps the membership; paused partitions give nothing
+            stop.wait(0.2)
+            try:
+                self._settle()
+                self._write_now(StateWrites())
+                self._parts.store.load_applied(next(iter(self._tasks), 0))
+                break
+            except StoreUnavailable:
+                continue
+        self._parts.metrics.store_waits.inc(clock.monotonic() - started)
+        for partition in self._tasks:
+            self._seek(partition)  # the batch in hand was dropped before it changed anything
+        self._consumer.resume(self._consumer.assignment())
+        log.info("online store is back", seconds=round(clock.monotonic() - started, 1))
 
     # -- partitions come and go
 
@@ -311,49 +230,49 @@ class Session:
     def _revoked(self, _: Any, partitions: list[TopicPartition]) -> None:
         gone = [self._tasks[p.partition] for p in partitions if p.partition in self._tasks]
         try:
-            self._flush(gone)
-            self._snapshot(gone)
-        except (StoreUnavailable, StateFenced) as error:
+            self._settle()
+            self._write_now(StateWrites())
+            self._write_now(_captured([t for t in gone if not t.ahead], flush=True, snapshot=True))
+        except (StoreUnavailable, StateFenced, TransactionAborted, OutcomeUnknown, Fenced) as error:
             log.warning(
                 "state of revoked partitions not written; the next owner rebuilds it", error=str(error)
             )
         for task in gone:
             self._drop(task.partition)
+        if any(task.ahead for task in self._tasks.values()):
+            # the transaction under way failed: what is left of its tasks is ahead of the log
+            self._recover_all()
 
     def _lost(self, _: Any, partitions: list[TopicPartition]) -> None:
+        try:
+            self._settle()
+        except (StoreUnavailable, StateFenced, TransactionAborted, OutcomeUnknown, Fenced) as error:
+            log.warning("partitions are lost, and with them a transaction", error=str(error))
         for place in partitions:
             self._drop(place.partition)
 
     def _drop(self, partition: int) -> None:
         self._tasks.pop(partition, None)
         self._tables.drop(partition)
+        kept = self._unwritten
+        self._unwritten = StateWrites(
+            [(task, flush) for task, flush in kept.flushes if task.partition != partition],
+            [(task, snapshot) for task, snapshot in kept.snapshots if task.partition != partition],
+        )
         self._parts.metrics.partitions.set(len(self._tasks))
 
     def _recover(self, partition: int) -> None:
         metrics, clock = self._parts.metrics, self._parts.clock
         started = clock.monotonic()
         self._drop(partition)
-        try:
-            [place] = self._consumer.committed(
-                [TopicPartition(self._topics.events, partition)], KAFKA_SECONDS
-            )
-        except KafkaException as error:
-            raise Retriable(
-                f"asking for the committed offset of partition {partition} failed: {error.args[0]}",
-                remedy="check the connection to Kafka",
-            ) from error
-        if place.error is not None:
-            raise Retriable(
-                f"the committed offset of partition {partition} is not known: {place.error}",
-                remedy="check the connection to Kafka and the rights of our group",
-            )
         scorer = PartitionScorer(
             self._parts.pipeline, partition, tables=self._tables, fetch=self._parts.store.load_entities
         )
-        found = self._recovery.recover(scorer, place.offset if place.offset >= 0 else None)
+        found = self._recovery.recover(scorer, self._committed(partition))
         task = PartitionTask(
             partition=partition,
             scorer=scorer,
+            scored_offset=found.next_offset,
             next_offset=found.next_offset,
             applied=found.applied,
             verdict_position=found.verdict_position,
@@ -384,10 +303,28 @@ class Session:
                 partition=partition,
                 remedy="keep events at least as long as the longest window, or restore Redis from a backup",
             )
-        self._flush([task])
+        self._write_now(_captured([task], flush=True, snapshot=False))
+
+    def _committed(self, partition: int) -> int | None:
+        """The group's committed offset; None when it never committed."""
+        try:
+            [place] = self._consumer.committed(
+                [TopicPartition(self._topics.events, partition)], KAFKA_SECONDS
+            )
+        except KafkaException as error:
+            raise Retriable(
+                f"asking for the committed offset of partition {partition} failed: {error.args[0]}",
+                remedy="check the connection to Kafka",
+            ) from error
+        if place.error is not None:
+            raise Retriable(
+                f"the committed offset of partition {partition} is not known: {place.error}",
+                remedy="check the connection to Kafka and the rights of our group",
+            )
+        return place.offset if place.offset >= 0 else None
 
     def _recover_all(self) -> None:
-        """After an abort: state in memory is ahead of the log, so drop all of it and read on from the commit."""
+        """State in memory is ahead of the log: drop all of it and read on from what is committed."""
         for partition in list(self._tasks):
             self._recover(partition)
             self._seek(partition)
@@ -402,72 +339,33 @@ class Session:
                 f"going back in partition {partition} failed: {error.args[0]}", remedy="none needed"
             ) from error
 
-    # -- state to the store, reports
+    # -- what others see of it
 
-    def _housekeeping(self, stop: threading.Event) -> None:
-        now = self._parts.clock.monotonic()
-        try:
-            if now >= self._next_flush:
-                self._next_flush = now + self._config.flush_seconds
-                self._flush(list(self._tasks.values()))
-            if now >= self._next_snapshot:
-                self._next_snapshot = now + self._config.snapshot_seconds
-                self._snapshot(list(self._tasks.values()))
-            if now >= self._next_report:
-                self._next_report = now + self._config.report_seconds
-                self._report()
-        except StoreUnavailable as error:
-            self._wait_for_store(error, stop)
-        except StateFenced as error:
-            # either another owner is at work (then the group takes the partition from us), or the store lost
-            # data under us: both ways store and log know better than our memory
-            log.error("online state moved under us; recovering", error=str(error))
-            self._recover_all()
-
-    def _flush(self, tasks: list[PartitionTask]) -> None:
-        flushes = [(task, flush) for task in tasks if (flush := task.flush()) is not None]
-        if not flushes:
-            return
-        started = self._parts.clock.monotonic()
-        self._parts.at("before_flush")
-        self._parts.store.flush([flush for _, flush in flushes])
-        for task, flush in flushes:
-            task.flushed(flush)
-        self._parts.at("after_flush")
-        self._parts.metrics.stage_seconds.labels("flush").inc(self._parts.clock.monotonic() - started)
-
-    def _snapshot(self, tasks: list[PartitionTask]) -> None:
-        started = self._parts.clock.monotonic()
-        for task in tasks:
-            snapshot = task.snapshot()
-            if snapshot is not None:
-                self._parts.store.save_model(task.partition, snapshot)
-                task.snapshot_offset = snapshot.next_offset
-        self._parts.metrics.stage_seconds.labels("snapshot").inc(self._parts.clock.monotonic() - started)
-
-    def _wait_for_store(self, error: StoreUnavailable, stop: threading.Event) -> None:
-        """The store is away: stay in the group, read nothing, try again until it answers (promise P6)."""
-        log.warning("online store away; waiting", error=str(error))
-        clock = self._parts.clock
-        started = clock.monotonic()
-        self._consumer.pause(self._consumer.assignment())
-        while not stop.is_set():
-            self._consumer.poll(IDLE_SECONDS)  # keeps the membership; paused partitions give nothing
-            stop.wait(0.2)
-            try:
-                self._flush(list(self._tasks.values()))
-                self._parts.store.load_applied(next(iter(self._tasks), 0))
-                break
-            except StoreUnavailable:
-                continue
-        self._parts.metrics.store_waits.inc(clock.monotonic() - started)
-        for partition in self._tasks:
-            self._seek(partition)
-        self._consumer.resume(self._consumer.assignment())
-        log.info("online store is back", seconds=round(clock.monotonic() - started, 1))
+    def _count(self, outcome: Outcome) -> None:
+        metrics = self._parts.metrics
+        messages = [message for part in outcome.batch.parts for message in part.messages]
+        metrics.events.inc(len(messages))
+        metrics.batch_size.observe(len(messages))
+        metrics.transactions.labels("committed").inc()
+        stamps = np.array([message.timestamp()[1] for message in messages], dtype=np.float64)
+        metrics.latency.observe(np.maximum(outcome.committed_at / 1e6 - stamps / 1e3, 0.0))
+        for part in outcome.batch.parts:
+            for _, why in part.decoded.rejected:
+                metrics.dead_letters.labels(why.reason.value).inc()
+        for scored in outcome.batch.scored:
+            for code, number in enumerate(np.bincount(scored.decision, minlength=3).tolist()):
+                if number:
+                    metrics.verdicts.labels(("allow", "review", "block")[code]).inc(number)
+            for mask, number in zip(*np.unique(scored.flags, return_counts=True), strict=True):
+                for flag in flags_of(int(mask)):
+                    metrics.flagged.labels(flag.value).inc(int(number))
+            for segment in scored.segments:
+                for name in segment.abstained:
+                    metrics.abstentions.labels(name).inc(segment.stop - segment.start)
 
     def _report(self) -> None:
         metrics = self._parts.metrics
+        self._next_report = self._parts.clock.monotonic() + self._config.report_seconds
         metrics.entities.set(self._tables.entities)
         metrics.arena_bytes.set(self._tables.arena_bytes)
         metrics.unflushed.set(sum(task.behind for task in self._tasks.values()))
@@ -498,12 +396,17 @@ class Session:
             "models": models,
             "progress": progress,
         }
-        self._parts.publish_report(msgspec.json.encode(report))
+        try:
+            self._parts.publish_report(msgspec.json.encode(report))
+        except StoreUnavailable as error:
+            log.warning("this worker's report was not published", error=str(error))
 
 
-def _trace(headers: Headers | None) -> Headers:
-    return [
-        (name, value)
-        for name, value in headers or []
-        if name == HEADER_TRACEPARENT and len(value or b"") <= MAX_TAG_BYTES
-    ]
+def _captured(tasks: Iterable[PartitionTask], *, flush: bool, snapshot: bool) -> StateWrites:
+    writes = StateWrites()
+    for task in tasks:
+        if flush and (state := task.capture_flush()) is not None:
+            writes.flushes.append((task, state))
+        if snapshot and (detectors := task.capture_snapshot()) is not None:
+            writes.snapshots.append((task, detectors))
+    return writes

@@ -7,7 +7,8 @@ import threading
 import structlog
 
 from domain.errors import Retriable, StateFenced
-from stream.session import Session, WorkerConfig, WorkerParts
+from stream.session import Session
+from stream.worker_parts import WorkerConfig, WorkerParts
 
 __all__ = ["WorkerConfig", "WorkerParts", "run_worker"]
 

@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     metrics_port: int = Field(default=0, ge=0, le=65535, description="0: no metrics server.")
     max_batch: int = Field(default=1000, ge=1, le=20_000, description="Most events in one transaction.")
     max_entities: int = Field(default=200_000, ge=1_000, description="Entities a worker keeps in memory.")
-    flush_seconds: float = Field(default=0.2, gt=0, description="How often committed state goes to Redis.")
+    flush_seconds: float = Field(default=0.5, gt=0, description="How often committed state goes to Redis.")
     snapshot_seconds: float = Field(default=10.0, gt=0, description="How often detectors go to Redis.")
     hot_hours: float = Field(default=24.0, gt=0, description="How long verdicts can be asked for.")
     hot_verdicts: int = Field(default=1_000_000, ge=1_000, description="How many verdicts can be asked for.")

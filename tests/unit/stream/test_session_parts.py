@@ -64,6 +64,7 @@ def task_at(pipeline: Pipeline, next_offset: int, applied: Applied | None) -> Pa
     return PartitionTask(
         partition=0,
         scorer=PartitionScorer(pipeline),
+        scored_offset=next_offset,
         next_offset=next_offset,
         applied=applied,
         verdict_position=7,
@@ -72,23 +73,28 @@ def task_at(pipeline: Pipeline, next_offset: int, applied: Applied | None) -> Pa
     )
 
 
-def test_uncommitted_state_is_never_offered_to_the_store(pipeline: Pipeline) -> None:
+def test_captured_state_says_how_far_memory_was(pipeline: Pipeline) -> None:
     codec = EventCodec(pipeline, Protector(b"k" * 16))
-    task = task_at(pipeline, 10, Applied(5, 0, 0))
+    task = task_at(pipeline, 5, Applied(5, 0, 0))
+    assert task.capture_flush() is None
     decoded = [codec.decode(e.payload, received_at=2**62) for e in events(5)]
     task.scorer.process(codec.to_batch(decoded, range(5, 10)))
-    task.ahead = True
-    assert task.flush() is None
-    assert task.snapshot() is None
-    task.ahead = False
-    flush = task.flush()
+    task.scored_offset = 10
+    was_ahead = task.ahead
+    assert was_ahead
+    flush = task.capture_flush()
+    snapshot = task.capture_snapshot()
     assert flush is not None
+    assert snapshot is not None
     assert (flush.expected, flush.applied.next_offset) == (Applied(5, 0, 0), 10)
-    assert flush.applied.verdict_position == 7
+    assert flush.applied.verdict_position == snapshot.verdict_position == 7
+    assert snapshot.next_offset == 10
     assert flush.blobs
-    task.flushed(flush)
-    assert task.flush() is None
+    task.next_offset, task.applied, task.snapshot_offset = 10, flush.applied, 10
+    assert not task.ahead
     assert task.behind == 0
+    assert task.capture_flush() is None
+    assert task.capture_snapshot() is None
 
 
 def test_a_dead_letter_keeps_the_record_as_it_was() -> None:

@@ -1,0 +1,160 @@
+"""One micro-batch: from Kafka records to everything that its transaction will hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from confluent_kafka import TopicPartition
+
+from featurestore.tables import FeatureTables
+from scoring.scored import ScoredBatch
+from stream.dead_letters import dead_letter, reply_body
+from stream.decoding import Decoded, decode_messages
+from stream.outbox import Headers, Outgoing
+from stream.task import PartitionTask
+from stream.topics import HEADER_REPLY_PARTITION, HEADER_REQUEST_ID, HEADER_TRACEPARENT, Topics
+from stream.worker_parts import WorkerParts
+
+__all__ = ["MicroBatch", "MicroBatcher", "Part"]
+
+MAX_TAG_BYTES = 128
+"""Longest request id (ours have 32 bytes) and traceparent (55) passed on: other people's headers may be huge."""
+
+
+@dataclass(slots=True)
+class Part:
+    """The records of one partition, and what was decoded of them."""
+
+    task: PartitionTask
+    messages: list[Any]
+    decoded: Decoded
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """A scored micro-batch: what to write, and the offsets that are consumed with it."""
+
+    parts: list[Part]
+    scored: list[ScoredBatch]
+    outgoing: Outgoing
+    offsets: list[TopicPartition]
+
+
+class MicroBatcher:
+    """Decodes and scores micro-batches with the tasks of a session."""
+
+    def __init__(self, parts: WorkerParts, tables: FeatureTables, reply_partitions: int) -> None:
+        self._parts = parts
+        self._topics = Topics(parts.pipeline.name)
+        self._tables = tables
+        self._reply_partitions = reply_partitions
+
+    def decode(self, messages: list[Any], tasks: Mapping[int, PartitionTask]) -> list[Part]:
+        """Records of held partitions that memory has not scored yet, decoded."""
+        started = self._parts.clock.monotonic()
+        by_partition: dict[int, list[Any]] = {}
+        for message in messages:
+            by_partition.setdefault(message.partition(), []).append(message)
+        parts = []
+        for partition, records in sorted(by_partition.items()):
+            task = tasks.get(partition)
+            if task is None:
+                continue  # revoked between fetch and now; its new owner reads them
+            # after a seek, records fetched before it may still come out of the queue
+            fresh = [m for m in records if m.offset() >= task.scored_offset]
+            if fresh:
+                parts.append(Part(task, fresh, decode_messages(self._parts.codec, fresh)))
+        self._parts.metrics.stage_seconds.labels("decode").inc(self._parts.clock.monotonic() - started)
+        return parts
+
+    def score(self, parts: list[Part]) -> MicroBatch:
+        """Move the tasks on over ``parts``. Raises StoreUnavailable before anything has changed."""
+        clock, metrics = self._parts.clock, self._parts.metrics
+        started = clock.monotonic()
+        batches = []
+        requests = []
+        for part in parts:
+            batch = self._parts.codec.to_batch(
+                part.decoded.events, [part.messages[i].offset() for i in part.decoded.accepted]
+            )
+            batches.append(batch)
+            requests += part.task.scorer.requests(batch)
+        decoded_at = clock.monotonic()
+        if requests:
+            # nothing has changed yet: when the store is away, the batch is simply read again
+            self._tables.load(requests, self._parts.store.load_entities(requests))
+        loaded_at = clock.monotonic()
+        outgoing = Outgoing()
+        scored_batches = []
+        offsets = []
+        for part, batch in zip(parts, batches, strict=True):
+            end = part.messages[-1].offset() + 1
+            part.task.scored_offset = end
+            offsets.append(TopicPartition(self._topics.events, part.task.partition, end))
+            if len(batch):
+                scored = part.task.scorer.process(batch, loaded=True, degraded=part.task.incomplete)
+                scored_batches.append(scored)
+                self._write_verdicts(part, scored, outgoing)
+            self._write_dead_letters(part, outgoing)
+        scored_at = clock.monotonic()
+        metrics.stage_seconds.labels("decode").inc(decoded_at - started)
+        metrics.stage_seconds.labels("load").inc(loaded_at - decoded_at)
+        metrics.stage_seconds.labels("score").inc(scored_at - loaded_at)
+        return MicroBatch(parts, scored_batches, outgoing, offsets)
+
+    def _write_verdicts(self, part: Part, scored: ScoredBatch, outgoing: Outgoing) -> None:
+        encoder, partition = self._parts.encoder, part.task.partition
+        now = self._parts.clock.now()
+        verdicts = encoder.verdicts(scored, partition=partition, scored_at=now)
+        encode = encoder.encode
+        values = [encode(verdict) for verdict in verdicts]
+        keys = [part.messages[i].key() for i in part.decoded.accepted]
+        plain: list[tuple[bytes | None, bytes]] = list(zip(keys, values, strict=True))
+        outgoing.verdicts[partition] = plain
+        for row, index in enumerate(part.decoded.accepted):
+            headers = part.messages[index].headers()
+            if headers:
+                self._reply(headers, values[row], [], outgoing)
+        for row in np.flatnonzero((scored.decision > 0) & (scored.first_offset < 0)).tolist():
+            headers = part.messages[part.decoded.accepted[row]].headers()
+            alert = encode(encoder.alert(verdicts[row]))
+            outgoing.others.append((self._topics.alerts, -1, keys[row], alert, _trace(headers)))
+
+    def _write_dead_letters(self, part: Part, outgoing: Outgoing) -> None:
+        for index, why in part.decoded.rejected:
+            message = part.messages[index]
+            letter = dead_letter(message, why)
+            outgoing.others.append((self._topics.dead_letters, part.task.partition, *letter))
+            if message.headers():
+                body, extra = reply_body(why)
+                self._reply(message.headers(), body, extra, outgoing)
+
+    def _reply(self, headers: Headers, value: bytes, extra: Headers, outgoing: Outgoing) -> None:
+        """Answer a waiting API request; headers that ours never look like are some stranger's, ignored.
+
+        Kafka would refuse what they ask for, and with it the whole transaction, for ever.
+        """
+        found = dict(headers)
+        request, where = found.get(HEADER_REQUEST_ID), found.get(HEADER_REPLY_PARTITION)
+        if (
+            isinstance(request, bytes)
+            and len(request) <= MAX_TAG_BYTES
+            and isinstance(where, bytes)
+            and where.isdigit()
+            and len(where) < 4
+            and int(where) < self._reply_partitions
+        ):
+            outgoing.others.append(
+                (self._topics.replies, int(where), None, value, [(HEADER_REQUEST_ID, request), *extra])
+            )
+
+
+def _trace(headers: Headers | None) -> Headers:
+    return [
+        (name, value)
+        for name, value in headers or []
+        if name == HEADER_TRACEPARENT and len(value or b"") <= MAX_TAG_BYTES
+    ]
