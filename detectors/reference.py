@@ -13,14 +13,14 @@ __all__ = ["ReferenceSample"]
 CAPACITY = 1024
 HORIZON = 20_000
 """Mean age of the sampled rows: the same recent traffic that ranks are about."""
-EVERY = 1024
+EVERY = 4096
 """Rows between two recalculations once the sample is full, while it fills at each doubling."""
 
 
 class ReferenceSample:
     """Per feature the median, 5th and 95th percentile of a sample of recent rows.
 
-    They are recalculated at fixed row counts (1, 2, 4, ... 1024, 2048, 3072, ...), so they too are a pure
+    They are recalculated at fixed row counts (1, 2, 4, ... 4096, 8192, 12288, ...), so they too are a pure
     function of the rows in order.
     """
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from domain.batch import Floats, Ints
 from domain.compiled import compiled
 from domain.errors import StateMismatch
-from featurestore import kernels
+from featurestore import kernels_blob
 from featurestore.plan import EntityPlan, PlanArrays
 
 __all__ = ["EntityTable"]
@@ -23,14 +23,14 @@ _START_WORDS = 1 << 16
 @compiled
 def _open_slots(words: Ints, floats: Floats, bases: Ints, slots: Ints, plan: PlanArrays) -> None:
     for slot in slots:
-        kernels.new_blob(words, floats, bases[slot], plan)
+        kernels_blob.new_blob(words, floats, bases[slot], plan)
 
 
 @compiled
 def _lengths(words: Ints, bases: Ints, slots: Ints, plan: PlanArrays) -> Ints:
     out = np.empty(len(slots), dtype=np.int64)
     for i in range(len(slots)):
-        out[i] = kernels.blob_words(words, bases[slots[i]], plan)
+        out[i] = kernels_blob.blob_words(words, bases[slots[i]], plan)
     return out
 
 
@@ -122,7 +122,7 @@ class EntityTable:
                 "that wrote it",
             )
         self.words[base : base + len(stored)] = stored
-        if kernels.blob_words(self.words, base, self.plan.arrays) != len(stored):
+        if kernels_blob.blob_words(self.words, base, self.plan.arrays) != len(stored):
             raise StateMismatch(
                 f"online state of one {self.plan.entity} is damaged: its length does not fit its counts",
                 remedy="rebuild it from the log with `tidegate state reset`",

@@ -69,7 +69,7 @@ class KafkaConnection:
             # after a commit the broker answers CONCURRENT_TRANSACTIONS for a moment; the default of 100 ms
             # would then be waited in full
             "retry.backoff.ms": 2,
-            "linger.ms": 0,
+            "linger.ms": 20,
             "partitioner": PARTITIONER,
             "message.max.bytes": MAX_MESSAGE_BYTES + DEAD_LETTER_ROOM,
             "queue.buffering.max.messages": 1_000_000,

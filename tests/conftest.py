@@ -10,12 +10,18 @@ from pathlib import Path
 import pytest
 import redis
 
+from domain.compiled import forget_stale_code
 from tests import services
 from tidegate.embedded.kafka import EmbeddedKafka
 from tidegate.embedded.redis import EmbeddedRedis
 
 # Cheap suites first: a mistake shows in seconds, before any broker starts.
 _ORDER = ("unit", "contract", "integration", "system", "browser")
+
+
+def pytest_sessionstart() -> None:
+    """A kernel that was changed must be compiled anew, also where another file calls it."""
+    forget_stale_code(Path(__file__).resolve().parent.parent)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
