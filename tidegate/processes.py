@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 import structlog
@@ -19,6 +20,7 @@ from api.ports import WorkerReport
 from api.server import serve
 from domain.clock import SystemClock
 from domain.codec import EventCodec
+from domain.errors import StoreUnavailable
 from domain.pipeline import Pipeline
 from featurestore.hot_verdicts import RedisHotVerdicts
 from featurestore.hot_verdicts_port import HotLimits
@@ -100,7 +102,8 @@ def worker(settings: Settings, stop: threading.Event, *, at: Callable[[str], Non
     try:
         run_worker(config, parts, stop)
     finally:
-        reports.remove(settings.worker_id)
+        with suppress(StoreUnavailable):  # then the report expires by itself
+            reports.remove(settings.worker_id)
     log.info("worker stopped")
 
 
