@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import uuid
@@ -34,7 +35,7 @@ from tidegate.loading import load
 __all__ = ["PRIVACY_KEY", "Reader", "Scene", "eventually"]
 
 PRIVACY_KEY = "a key for tests only, 32 letters"
-PATIENCE = 20.0
+PATIENCE = float(os.environ.get("TIDEGATE_PATIENCE", "30"))
 """Seconds for anything that has to happen, on a busy machine; nothing waits so long when all is well."""
 
 
