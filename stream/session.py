@@ -139,33 +139,36 @@ class Session:
         if away is not None:
             raise away
 
-    def _settle(self) -> StoreUnavailable | None:
-        """Take note of the transaction under way. Raises what it failed with.
+    def _settle(self, *, wait: bool = False) -> StoreUnavailable | None:
+        """Take note of the transaction under way and of state written. Raises what the former failed with.
 
-        Returns the error when it is committed but its state is not written yet (see ``_unwritten``): what
-        was scored since is as valid as ever, and must be committed before anybody waits for the store.
+        ``wait`` also for state that is still being written. Returns the error when state could not be written
+        (see ``_unwritten``): what was scored since is as valid as ever, and must be committed before anybody
+        waits for the store. Raises StateFenced when store and memory disagree.
         """
         outcome = self._committer.settle()
-        if outcome is None:
+        if outcome is not None:
+            for position in outcome.batch.offsets:
+                task = self._tasks[position.partition]
+                task.next_offset = position.offset
+                task.verdict_position = outcome.ends.get(task.partition, task.verdict_position)
+            self._count(outcome)
+        written = self._committer.written(wait=wait)
+        if written is None:
             return None
-        for position in outcome.batch.offsets:
-            task = self._tasks[position.partition]
-            task.next_offset = position.offset
-            task.verdict_position = outcome.ends.get(task.partition, task.verdict_position)
-        self._count(outcome)
-        if isinstance(outcome.failure, StateFenced):
-            raise outcome.failure
-        if outcome.failure is not None:
-            self._unwritten = outcome.writes
-            return outcome.failure
-        self._written(outcome.writes)
+        if isinstance(written.failure, StateFenced):
+            raise written.failure
+        if written.failure is not None:
+            self._unwritten = written.writes
+            return written.failure
+        self._written(written.writes)
         return None
 
     # -- state to the store
 
     def _due(self, tasks: Iterable[PartitionTask]) -> StateWrites:
         """State to write now, if it is time for it; nothing while older state waits to be written."""
-        if self._unwritten:
+        if self._unwritten or self._committer.writing:
             return StateWrites()
         now = self._parts.clock.monotonic()
         flush, snapshot = now >= self._next_flush, now >= self._next_snapshot
@@ -192,7 +195,7 @@ class Session:
             task.applied = flush.applied
         for task, snapshot in writes.snapshots:
             task.snapshot_offset = snapshot.next_offset
-        if writes.flushes and not self._committer.busy:
+        if writes.flushes and not self._committer.writing:
             self._tables.evict()
 
     def _wait_for_store(self, error: StoreUnavailable, stop: threading.Event) -> None:
@@ -205,7 +208,7 @@ class Session:
             self._consumer.poll(IDLE_SECONDS)  # keeps the membership; paused partitions give nothing
             stop.wait(0.2)
             try:
-                self._settle()
+                self._settle(wait=True)
                 self._write_now(StateWrites())
                 self._parts.store.load_applied(next(iter(self._tasks), 0))
                 break
@@ -230,7 +233,7 @@ class Session:
     def _revoked(self, _: Any, partitions: list[TopicPartition]) -> None:
         gone = [self._tasks[p.partition] for p in partitions if p.partition in self._tasks]
         try:
-            self._settle()
+            self._settle(wait=True)
             self._write_now(StateWrites())
             self._write_now(_captured([t for t in gone if not t.ahead], flush=True, snapshot=True))
         except (StoreUnavailable, StateFenced, TransactionAborted, OutcomeUnknown, Fenced) as error:
@@ -245,8 +248,8 @@ class Session:
 
     def _lost(self, _: Any, partitions: list[TopicPartition]) -> None:
         try:
-            self._settle()
-        except (StoreUnavailable, StateFenced, TransactionAborted, OutcomeUnknown, Fenced) as error:
+            self._settle(wait=True)
+        except (StateFenced, TransactionAborted, OutcomeUnknown, Fenced) as error:
             log.warning("partitions are lost, and with them a transaction", error=str(error))
         for place in partitions:
             self._drop(place.partition)
@@ -325,6 +328,7 @@ class Session:
 
     def _recover_all(self) -> None:
         """State in memory is ahead of the log: drop all of it and read on from what is committed."""
+        self._committer.written(wait=True)  # so that recovery reads what it leaves behind, whatever came of it
         for partition in list(self._tasks):
             self._recover(partition)
             self._seek(partition)
