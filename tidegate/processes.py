@@ -75,8 +75,6 @@ def worker(settings: Settings, stop: threading.Event, *, at: Callable[[str], Non
         log.warning("redis", warning=warning)
     reports = WorkerReports(client, pipeline.name)
     metrics = WorkerMetrics(CollectorRegistry())
-    if settings.metrics_port:
-        start_http_server(settings.metrics_port, settings.metrics_host, metrics.registry)
     parts = WorkerParts(
         kafka=settings.kafka(),
         pipeline=pipeline,
@@ -96,6 +94,9 @@ def worker(settings: Settings, stop: threading.Event, *, at: Callable[[str], Non
         snapshot_seconds=settings.snapshot_seconds,
     )
     warm_up(pipeline)
+    if settings.metrics_port:
+        # only now: who waits for this port waits for compiled kernels too
+        start_http_server(settings.metrics_port, settings.metrics_host, metrics.registry)
     # the commit thread must get its turn between two steps of Python code, not after 5 ms
     sys.setswitchinterval(0.0005)
     log.info("worker starts", pipeline=pipeline.name, worker_id=settings.worker_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import urllib.error
 import urllib.request
@@ -35,7 +36,10 @@ class StackConfig:
 
 
 class _Process(ChildServer):
-    """One of our own processes; it answers when its HTTP port does."""
+    """One of our own processes; it answers when its HTTP port does, a worker when it holds a partition."""
+
+    # the first start on a machine compiles the kernels
+    _start_seconds = 300.0
 
     def __init__(self, name: str, directory: Path, environment: dict[str, str], port: int = 0) -> None:
         self.name = name
@@ -58,6 +62,12 @@ class _Process(ChildServer):
         path = "livez" if self.name == "api" else "metrics"
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/{path}", timeout=1.0) as answer:
+                body = answer.read()
+                if self.name == "worker":
+                    return (
+                        answer.status == 200
+                        and re.search(rb"(?m)^tidegate_partitions [1-9]", body) is not None
+                    )
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
