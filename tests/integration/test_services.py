@@ -79,6 +79,19 @@ def test_kafka_keeps_its_address_and_records_over_a_crash(new_kafka: NewKafka, t
     assert read_all(bootstrap, topic_prefix, 2) == [b"before", b"after"]
 
 
+@pytest.mark.kafka
+def test_a_later_run_continues_the_data_of_an_earlier_one(new_kafka: NewKafka, topic_prefix: str) -> None:
+    broker = new_kafka()
+    create_topic(broker.bootstrap, topic_prefix, 1)
+    producer = Producer({"bootstrap.servers": broker.bootstrap})
+    producer.produce(topic_prefix, b"kept")
+    assert producer.flush(30) == 0
+    broker.close()
+    with EmbeddedKafka(broker.directory) as later:
+        assert later.bootstrap == broker.bootstrap
+        assert read_all(later.bootstrap, topic_prefix, 1) == [b"kept"]
+
+
 @pytest.mark.redis
 def test_redis_is_empty_and_never_evicts(redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:

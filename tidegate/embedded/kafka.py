@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import json
 import shutil
 import subprocess
 import uuid
 from pathlib import Path
+from typing import Self
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -59,7 +61,8 @@ class EmbeddedKafka(ChildServer):
     """Apache Kafka on free ports of 127.0.0.1, its data in ``directory``; up in about 4 s.
 
     Topics are never created by themselves, keep their records for ever and take records up to
-    8 MiB; all replication factors are 1. A restart waits until the controller gives up the former
+    8 MiB; all replication factors are 1. A ``directory`` with the data of an earlier run is continued, on
+    the same ports (the controller's is part of the data). A restart waits until the controller gives up the former
     incarnation, hence the short session (2 s instead of 9). ``heap`` is the JVM's size (``-Xmx``).
     Its first start on a machine fetches Kafka's jars (see :mod:`tidegate.embedded.kafka_jars`).
     """
@@ -78,6 +81,8 @@ class EmbeddedKafka(ChildServer):
         self._cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
         self._admin: AdminClient | None = None
         self.port = self._controller_port = 0
+        self._kept = self.directory / "kept.json"
+        self._ports_tried = 0
 
     @property
     def bootstrap(self) -> str:
@@ -89,10 +94,29 @@ class EmbeddedKafka(ChildServer):
         self._admin = None
         super().close()
 
+    def start(self) -> Self:
+        """Start, on the data of an earlier run if there is any; raises ServiceMissing if it does not come up."""
+        super().start()
+        known = {"cluster": self._cluster, "port": self.port, "controller": self._controller_port}
+        self._kept.write_text(json.dumps(known))
+        return self
+
     def _choose_ports(self) -> None:
+        self._ports_tried += 1
+        if self._kept.exists():
+            known = json.loads(self._kept.read_text())
+            self._cluster, self.port = known["cluster"], known["port"]
+            self._controller_port = known["controller"]
+            if self._ports_tried > 1:
+                raise ServiceMissing(
+                    f"the Kafka data in {self.directory} belongs to ports {self.port} and "
+                    f"{self._controller_port} of 127.0.0.1, and one of them is taken",
+                    remedy="end the program that has it (an earlier run?), or choose another directory",
+                )
+            return
         self.port, self._controller_port = free_port(), free_port()
         data = self.directory / "data"
-        # The controller's address is part of what is formatted. Only a start that never answered gets here.
+        # The controller's address is part of what is formatted. Only what never answered is thrown away here.
         shutil.rmtree(data, ignore_errors=True)
         self._properties.write_text(
             _PROPERTIES.format(port=self.port, controller=self._controller_port, data=data)
