@@ -109,6 +109,7 @@ def advance(
     what is known of the first occurrence in ``first_*``. ``x`` receives this entity's feature columns.
     """
     n = len(slots)
+    nothing = np.empty(0, dtype=np.int64)
     while row < n:
         slot = slots[row]
         if plan.is_key and action[row] != NOTHING:
@@ -134,8 +135,9 @@ def advance(
             read_features(words, floats, bases, peers, low, high, times[row], 0, plan, x, row, starts)
         # an event at or before the blob's own offset is in it already (recovery after a torn write)
         fresh = offsets[row] > words[base]
-        if action[row] == READ_ONLY:
-            before = words[base : base + used].copy()
+        read_only = action[row] == READ_ONLY
+        before = words[base : base + used].copy() if read_only else nothing
+        if fresh or read_only:
             apply_event(
                 words,
                 floats,
@@ -149,26 +151,10 @@ def advance(
                 plan,
                 starts,
             )
-            if want:
-                read_features(words, floats, bases, peers, low, high, times[row], 1, plan, x, row, starts)
+        if want:
+            read_features(words, floats, bases, peers, low, high, times[row], 1, plan, x, row, starts)
+        if read_only:
             words[base : base + used] = before
-        else:
-            if fresh:
-                apply_event(
-                    words,
-                    floats,
-                    base,
-                    times[row],
-                    offsets[row],
-                    values,
-                    hashes,
-                    id_hashes[row],
-                    row,
-                    plan,
-                    starts,
-                )
-            if want:
-                read_features(words, floats, bases, peers, low, high, times[row], 1, plan, x, row, starts)
         row += 1
     return row
 

@@ -328,7 +328,9 @@ class Session:
 
     def _recover_all(self) -> None:
         """State in memory is ahead of the log: drop all of it and read on from what is committed."""
-        self._committer.written(wait=True)  # so that recovery reads what it leaves behind, whatever came of it
+        self._committer.written(
+            wait=True
+        )  # so that recovery reads what it leaves behind, whatever came of it
         for partition in list(self._tasks):
             self._recover(partition)
             self._seek(partition)
