@@ -50,10 +50,13 @@ class KafkaConnection:
         }
 
     def group_member(self, client_id: str, group: str) -> dict[str, Any]:
-        """A worker's consumer: partitions move one by one, and a dead worker is noticed in ten seconds."""
+        """A worker's consumer: partitions move one by one, and a dead worker is noticed in six seconds."""
         return {
-            "session.timeout.ms": 10_000,
-            "heartbeat.interval.ms": 2_000,
+            # the least that brokers allow by default (group.min.session.timeout.ms): the larger part of the time
+            # that a killed worker's partitions stand still. Heartbeats come from a thread of librdkafka's own, so a
+            # busy worker keeps its membership
+            "session.timeout.ms": 6_000,
+            "heartbeat.interval.ms": 1_000,
             # a rebuild of lost state may take minutes inside the rebalance callback
             "max.poll.interval.ms": 900_000,
             **self.reader(client_id, group),

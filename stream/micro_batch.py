@@ -14,6 +14,7 @@ from scoring.scored import ScoredBatch
 from stream.dead_letters import dead_letter, reply_body
 from stream.decoding import Decoded, decode_messages
 from stream.outbox import Headers, Outgoing
+from stream.takeover import write_note
 from stream.task import PartitionTask
 from stream.topics import HEADER_REPLY_PARTITION, HEADER_REQUEST_ID, HEADER_TRACEPARENT, Topics
 from stream.worker_parts import WorkerParts
@@ -44,9 +45,10 @@ class MicroBatch:
 
 
 class MicroBatcher:
-    """Decodes and scores micro-batches with the tasks of a session."""
+    """Decodes and scores micro-batches with the tasks of a session whose transactional id is ``owner``."""
 
-    def __init__(self, parts: WorkerParts, tables: FeatureTables, reply_partitions: int) -> None:
+    def __init__(self, parts: WorkerParts, tables: FeatureTables, owner: str, reply_partitions: int) -> None:
+        self._owner = owner
         self._parts = parts
         self._topics = Topics(parts.pipeline.name)
         self._tables = tables
@@ -90,10 +92,11 @@ class MicroBatcher:
         outgoing = Outgoing()
         scored_batches = []
         offsets = []
+        note = write_note(self._owner, clock.now())
         for part, batch in zip(parts, batches, strict=True):
             end = part.messages[-1].offset() + 1
             part.task.scored_offset = end
-            offsets.append(TopicPartition(self._topics.events, part.task.partition, end))
+            offsets.append(TopicPartition(self._topics.events, part.task.partition, end, note))
             if len(batch):
                 scored = part.task.scorer.process(batch, loaded=True, degraded=part.task.incomplete)
                 scored_batches.append(scored)

@@ -20,6 +20,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from domain.batch import Floats, Ints
+from domain.clock import Clock
 from domain.codec import EventCodec
 from domain.errors import Retriable, StateMismatch
 from domain.pipeline import Pipeline
@@ -28,6 +29,7 @@ from featurestore.ports import Applied, StateStore
 from scoring.engine import PartitionScorer
 from stream.decoding import decode_messages
 from stream.kafka import KafkaConnection
+from stream.takeover import GRACE_SECONDS, end_transactions_of
 from stream.topics import Topics
 
 __all__ = ["Recovered", "Recovery"]
@@ -38,6 +40,8 @@ CHUNK = 2_000
 """Events per step of a rebuild: bounds memory."""
 SILENCE_SECONDS = 30.0
 """A broker that sends nothing for so long, though the log goes on, is away."""
+HIDDEN_SECONDS = 0.1
+"""How often to look at the time while records are hidden behind an open transaction."""
 
 
 class CommittedVerdict(msgspec.Struct, frozen=True, gc=False):
@@ -69,8 +73,10 @@ class Recovery:
     """Recovers partitions of one pipeline with a consumer of its own (never a group member)."""
 
     def __init__(
-        self, kafka: KafkaConnection, pipeline: Pipeline, codec: EventCodec, store: StateStore
+        self, kafka: KafkaConnection, pipeline: Pipeline, codec: EventCodec, store: StateStore, clock: Clock
     ) -> None:
+        self._kafka = kafka
+        self._clock = clock
         conf = kafka.reader(f"tidegate-recovery-{pipeline.name}", f"{pipeline.name}.recovery")
         self._conf = {**conf, "enable.partition.eof": True, "auto.offset.reset": "error"}
         self._uncommitted = {**self._conf, "isolation.level": "read_uncommitted"}
@@ -81,8 +87,11 @@ class Recovery:
         self._decode = msgspec.json.Decoder(CommittedVerdict).decode
         self._pipeline = pipeline
 
-    def recover(self, scorer: PartitionScorer, committed: int | None) -> Recovered:
+    def recover(self, scorer: PartitionScorer, committed: int | None, former: str | None = None) -> Recovered:
         """Fill an empty ``scorer`` with the state at ``committed`` (None: the group never committed).
+
+        ``former`` is the transactional id of another worker that committed last. A transaction that it left
+        open is ended (``stream.takeover``).
 
         Raises StateMismatch when stored state is ahead of the log, StoreUnavailable, Retriable (Kafka away).
         """
@@ -119,7 +128,8 @@ class Recovery:
             incomplete = start < first or (applied is None and committed is not None and first > 0)
             positions = [first_verdict if s is None else s.verdict_position for s in (applied, snapshot)]
             verdicts = _Verdicts(
-                self._visible_verdicts(consumer, partition, max(min(positions), first_verdict)), self._decode
+                self._visible_verdicts(consumer, partition, max(min(positions), first_verdict), former),
+                self._decode,
             )
             rebuilt = relearned = mismatches = 0
             if min(start, learn_from) < target:
@@ -196,19 +206,23 @@ class Recovery:
             raise _away(error, topic) from error
         return low, high
 
-    def _visible_verdicts(self, consumer: Consumer, partition: int, start: int) -> Iterator[Any]:
-        """Committed verdicts from ``start`` to the end of the log, however long readers are held up before it.
+    def _visible_verdicts(
+        self, consumer: Consumer, partition: int, start: int, former: str | None
+    ) -> Iterator[Any]:
+        """Committed verdicts from ``start`` to the end of the log, whatever holds readers up before it.
 
         All verdicts below the committed offset are in the log, but committed readers see none behind an open
-        transaction, such as that of a former owner that fell silent (the broker ends it after its time-out).
-        Taking what is visible for all there is would make the detectors forget.
+        transaction, such as that of a former owner that fell silent. Taking what is visible for all there is
+        would make the detectors forget.
         """
         probe = Consumer(self._uncommitted)
         try:
             _, end = self._ends(probe, self._topics.verdicts, partition)
         finally:
             probe.close()
-        yield from self._read(consumer, self._topics.verdicts, partition, start, seen=end)
+        yield from self._read(
+            consumer, self._topics.verdicts, partition, start, seen=end, hidden=_Patience(self._clock, former)
+        )
 
     def _read(
         self,
@@ -218,33 +232,43 @@ class Recovery:
         start: int,
         stop: int | None = None,
         seen: int = 0,
+        hidden: _Patience | None = None,
     ) -> Iterator[Any]:
         """Committed records of one partition from ``start`` up to ``stop`` or the end of the log.
 
-        The end is not before ``seen``: until readers are let so far, it waits.
+        The end is not before ``seen``: until readers are let so far, it waits, and ``hidden`` acts.
         """
         if stop is not None and start >= stop:
             return
         consumer.assign([TopicPartition(topic, partition, start)])
+        silent_since = self._clock.monotonic()
+        waiting = False
         while True:
-            message = consumer.poll(SILENCE_SECONDS)
+            message = consumer.poll(HIDDEN_SECONDS if waiting else SILENCE_SECONDS)
             if message is None:
-                raise Retriable(
-                    f"Kafka sent nothing of {topic} for {SILENCE_SECONDS:.0f} s during recovery",
-                    remedy="check the connection to Kafka and whether a transaction hangs there",
-                )
+                if self._clock.monotonic() - silent_since >= SILENCE_SECONDS:
+                    raise Retriable(
+                        f"Kafka sent nothing of {topic} for {SILENCE_SECONDS:.0f} s during recovery",
+                        remedy="check the connection to Kafka and whether a transaction hangs there",
+                    )
+                if waiting and hidden is not None and hidden.is_over():
+                    end_transactions_of(self._kafka, hidden.give_up())
+                continue
+            silent_since = self._clock.monotonic()
             error = message.error()
             if error is not None:
                 if error.code() == KafkaError._PARTITION_EOF:
                     if (message.offset() or 0) >= seen:
                         return
-                    log.warning(
-                        "verdicts are not yet visible behind an open transaction; waiting",
-                        topic=topic,
-                        partition=partition,
-                        visible=message.offset(),
-                        end=seen,
-                    )
+                    if not waiting:
+                        waiting = True
+                        log.info(
+                            "verdicts are not yet visible behind an open transaction; waiting",
+                            topic=topic,
+                            partition=partition,
+                            visible=message.offset(),
+                            end=seen,
+                        )
                     continue
                 raise _away(KafkaException(error), topic)
             offset = message.offset() or 0
@@ -253,6 +277,29 @@ class Recovery:
             yield message
             if stop is not None and offset == stop - 1:
                 return
+
+
+class _Patience:
+    """How long to wait for a transaction that ``former`` left open before ending it; once."""
+
+    def __init__(self, clock: Clock, former: str | None) -> None:
+        self._clock = clock
+        self._former = former
+        self._since: float | None = None
+
+    def is_over(self) -> bool:
+        """Whether it is time to end it. The first call starts the wait."""
+        now = self._clock.monotonic()
+        if self._since is None:
+            self._since = now
+        return self._former is not None and now - self._since >= GRACE_SECONDS
+
+    def give_up(self) -> str:
+        """Whose transactions to end; it is not asked again."""
+        former, self._former = self._former, None
+        if former is None:
+            raise RuntimeError("nobody's transaction is waited for")
+        return former
 
 
 class _Verdicts:

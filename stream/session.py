@@ -12,29 +12,26 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
-import msgspec
-import numpy as np
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from domain.errors import Fatal, Retriable, StateFenced, StoreUnavailable
 from featurestore.tables import FeatureTables
 from scoring.engine import PartitionScorer
-from scoring.scored import flags_of
 from stream.committer import Committer, Outcome, StateWrites
 from stream.micro_batch import MicroBatcher
 from stream.outbox import Fenced, Outbox, OutcomeUnknown, TransactionAborted
 from stream.recovery import Recovery
+from stream.takeover import Progress
 from stream.task import PartitionTask
 from stream.topics import Topics, partitions_of
 from stream.worker_parts import WorkerConfig, WorkerParts
+from stream.worker_reporting import count, report
 
 __all__ = ["Session"]
 
 log = structlog.get_logger(__name__)
 
-KAFKA_SECONDS = 30.0
-"""For questions to the group coordinator; longer than a broker's restart takes."""
 IDLE_SECONDS = 0.05
 """How long a poll waits for the first record: bounds how late flushes and the stop signal are noticed."""
 
@@ -47,11 +44,13 @@ class Session:
         self._parts = parts
         self._topics = Topics(parts.pipeline.name)
         client_id = f"tidegate-{parts.pipeline.name}-{config.worker_id}"
+        self._owner = client_id
         self._outbox = Outbox(
             parts.kafka.transactional_producer(client_id, client_id), self._topics.verdicts, parts.at
         )
         self._committer = Committer(self._outbox, parts.store, parts.clock, parts.metrics, parts.at)
-        self._consumer = Consumer(parts.kafka.group_member(client_id, f"{parts.pipeline.name}.worker"))
+        group = f"{parts.pipeline.name}.worker"
+        self._consumer = Consumer(parts.kafka.group_member(client_id, group))
         partitions = partitions_of(self._consumer, self._topics.events)
         if partitions_of(self._consumer, self._topics.verdicts) != partitions:
             raise Fatal(
@@ -59,8 +58,13 @@ class Session:
                 remedy="create it with `tidegate topics create`, or add partitions before the first event",
             )
         self._tables = FeatureTables(parts.pipeline, partitions=partitions, max_entities=config.max_entities)
-        self._batcher = MicroBatcher(parts, self._tables, partitions_of(self._consumer, self._topics.replies))
-        self._recovery = Recovery(parts.kafka, parts.pipeline, parts.codec, parts.store)
+        self._batcher = MicroBatcher(
+            parts, self._tables, client_id, partitions_of(self._consumer, self._topics.replies)
+        )
+        self._recovery = Recovery(parts.kafka, parts.pipeline, parts.codec, parts.store, parts.clock)
+        self._progress = Progress(
+            parts.kafka, self._consumer, group, self._topics.events, self._owner, parts.clock
+        )
         self._tasks: dict[int, PartitionTask] = {}
         self._unwritten = StateWrites()
         now = parts.clock.monotonic()
@@ -95,7 +99,8 @@ class Session:
                 log.error("online state moved under us; recovering", error=str(error))
                 self._recover_all()
             if self._parts.clock.monotonic() >= self._next_report:
-                self._report()
+                self._next_report = self._parts.clock.monotonic() + self._config.report_seconds
+                report(self._config, self._parts, self._consumer, self._tables, self._tasks)
 
     def close(self) -> None:
         """Write what is committed, leave the group, drop the producer."""
@@ -152,7 +157,8 @@ class Session:
                 task = self._tasks[position.partition]
                 task.next_offset = position.offset
                 task.verdict_position = outcome.ends.get(task.partition, task.verdict_position)
-            self._count(outcome)
+            self._note_standstill(outcome)
+            count(self._parts.metrics, outcome)
         written = self._committer.written(wait=wait)
         if written is None:
             return None
@@ -163,6 +169,17 @@ class Session:
             return written.failure
         self._written(written.writes)
         return None
+
+    def _note_standstill(self, outcome: Outcome) -> None:
+        """After the first commit of a partition taken over: how long it had work and nobody who did it."""
+        for part in outcome.batch.parts:
+            task = part.task
+            if task.taken_over is not None:
+                idle_until = max(task.taken_over, part.messages[0].timestamp()[1] * 1000)
+                seconds = max(outcome.committed_at - idle_until, 0) / 1e6
+                task.taken_over = None
+                self._parts.metrics.standstill_seconds.set(seconds)
+                log.info("partition goes on", partition=task.partition, standstill_seconds=round(seconds, 3))
 
     # -- state to the store
 
@@ -271,7 +288,9 @@ class Session:
         scorer = PartitionScorer(
             self._parts.pipeline, partition, tables=self._tables, fetch=self._parts.store.load_entities
         )
-        found = self._recovery.recover(scorer, self._committed(partition))
+        committed, note = self._progress.committed(partition)
+        former = None if note is None or note.owner == self._owner else note.owner
+        found = self._recovery.recover(scorer, committed, former)
         task = PartitionTask(
             partition=partition,
             scorer=scorer,
@@ -281,6 +300,7 @@ class Session:
             verdict_position=found.verdict_position,
             snapshot_offset=-1,
             incomplete=found.incomplete,
+            taken_over=None if note is None else note.at * 1000,
         )
         self._tasks[partition] = task
         seconds = clock.monotonic() - started
@@ -308,24 +328,6 @@ class Session:
             )
         self._write_now(_captured([task], flush=True, snapshot=False))
 
-    def _committed(self, partition: int) -> int | None:
-        """The group's committed offset; None when it never committed."""
-        try:
-            [place] = self._consumer.committed(
-                [TopicPartition(self._topics.events, partition)], KAFKA_SECONDS
-            )
-        except KafkaException as error:
-            raise Retriable(
-                f"asking for the committed offset of partition {partition} failed: {error.args[0]}",
-                remedy="check the connection to Kafka",
-            ) from error
-        if place.error is not None:
-            raise Retriable(
-                f"the committed offset of partition {partition} is not known: {place.error}",
-                remedy="check the connection to Kafka and the rights of our group",
-            )
-        return place.offset if place.offset >= 0 else None
-
     def _recover_all(self) -> None:
         """State in memory is ahead of the log: drop all of it and read on from what is committed."""
         self._committer.written(
@@ -344,68 +346,6 @@ class Session:
             raise Retriable(
                 f"going back in partition {partition} failed: {error.args[0]}", remedy="none needed"
             ) from error
-
-    # -- what others see of it
-
-    def _count(self, outcome: Outcome) -> None:
-        metrics = self._parts.metrics
-        messages = [message for part in outcome.batch.parts for message in part.messages]
-        metrics.events.inc(len(messages))
-        metrics.batch_size.observe(len(messages))
-        metrics.transactions.labels("committed").inc()
-        stamps = np.array([message.timestamp()[1] for message in messages], dtype=np.float64)
-        metrics.latency.observe(np.maximum(outcome.committed_at / 1e6 - stamps / 1e3, 0.0))
-        for part in outcome.batch.parts:
-            for _, why in part.decoded.rejected:
-                metrics.dead_letters.labels(why.reason.value).inc()
-        for scored in outcome.batch.scored:
-            for code, number in enumerate(np.bincount(scored.decision, minlength=3).tolist()):
-                if number:
-                    metrics.verdicts.labels(("allow", "review", "block")[code]).inc(number)
-            for mask, number in zip(*np.unique(scored.flags, return_counts=True), strict=True):
-                for flag in flags_of(int(mask)):
-                    metrics.flagged.labels(flag.value).inc(int(number))
-            for segment in scored.segments:
-                for name in segment.abstained:
-                    metrics.abstentions.labels(name).inc(segment.stop - segment.start)
-
-    def _report(self) -> None:
-        metrics = self._parts.metrics
-        self._next_report = self._parts.clock.monotonic() + self._config.report_seconds
-        metrics.entities.set(self._tables.entities)
-        metrics.arena_bytes.set(self._tables.arena_bytes)
-        metrics.unflushed.set(sum(task.behind for task in self._tasks.values()))
-        models: dict[str, str] = {}
-        progress: dict[str, Any] = {}
-        for partition, task in sorted(self._tasks.items()):
-            place = TopicPartition(self._topics.events, partition)
-            _, high = self._consumer.get_watermark_offsets(place, cached=True)
-            lag = max(high - task.next_offset, 0) if high >= 0 else None
-            if lag is not None:
-                metrics.lag.labels(str(partition)).set(lag)
-            ensemble = task.scorer.ensemble
-            # detectors follow each partition's own traffic, so a version belongs to a partition
-            models |= {f"{name}@{partition}": version for name, version in ensemble.versions().items()}
-            progress[str(partition)] = {
-                "next_offset": task.next_offset,
-                "lag": lag,
-                "learned": ensemble.seen,
-                "abstained": ensemble.abstained(),
-            }
-        report = {
-            "worker": self._config.worker_id,
-            "reported_at": self._parts.clock.now(),
-            "partitions": sorted(self._tasks),
-            "code": self._parts.encoder.code_version,
-            "pipeline": self._parts.pipeline.version,
-            "pipeline_digest": self._parts.pipeline.digest,
-            "models": models,
-            "progress": progress,
-        }
-        try:
-            self._parts.publish_report(msgspec.json.encode(report))
-        except StoreUnavailable as error:
-            log.warning("this worker's report was not published", error=str(error))
 
 
 def _captured(tasks: Iterable[PartitionTask], *, flush: bool, snapshot: bool) -> StateWrites:

@@ -19,6 +19,7 @@ class PartitionTask:
     applied           what the store holds (None: nothing)
     verdict_position  an offset in the verdicts partition at or before all verdicts of next_offset and later
     snapshot_offset   next_offset of the last detector snapshot
+    taken_over        when the former owner committed last (UTC microseconds), until our own first commit
     incomplete        recovery could not reach back far enough: verdicts are flagged ``degraded``
     """
 
@@ -30,6 +31,7 @@ class PartitionTask:
     verdict_position: int
     snapshot_offset: int
     incomplete: bool
+    taken_over: int | None = None
 
     @property
     def behind(self) -> int:

@@ -74,6 +74,11 @@ class WorkerMetrics:
         )
         self.recoveries = Counter("tidegate_recoveries", "Partitions recovered", registry=r)
         self.recovery_seconds = Gauge("tidegate_recovery_seconds", "Length of the last recovery", registry=r)
+        self.standstill_seconds = Gauge(
+            "tidegate_standstill_seconds",
+            "How long the partition last taken over had events and no verdicts",
+            registry=r,
+        )
         self.rebuilt_events = Counter("tidegate_rebuilt_events", "Events applied again to state", registry=r)
         self.recovery_mismatches = Counter(
             "tidegate_recovery_mismatches", "Scores that came out different when learned again", registry=r

@@ -24,7 +24,7 @@ from featurestore.worker_reports import WorkerReports
 from tests.system.bits import assert_same_bits
 from tests.system.events import SMALL, event, events
 from tests.system.scene import Reader, Scene, eventually
-from tests.system.worker_program import WorkerProcess
+from tests.system.worker_program import KillAt, WorkerProcess
 from tidegate.embedded.process import free_port
 from tidegate.embedded.redis import EmbeddedRedis
 
@@ -250,24 +250,81 @@ def test_an_aborted_transaction_leaves_no_trace_in_features(scene: Scene) -> Non
     assert [msgspec.json.decode(m.value())["id"] for m in alerts.messages] == told
 
 
-def test_a_second_worker_of_the_same_id_ends_the_first(scene: Scene) -> None:
+def usurp(scene: Scene, worker_id: str = "w1") -> None:
+    """Take over the transactional id of a worker."""
+    usurper = Producer(
+        {
+            "bootstrap.servers": scene.bootstrap,
+            "transactional.id": f"tidegate-{scene.pipeline.name}-{worker_id}",
+        }
+    )
+    usurper.init_transactions(30)
+
+
+def test_a_worker_that_is_fenced_goes_on_but_not_for_ever(scene: Scene) -> None:
+    """Its successor fences a worker that seemed dead; a twin with the same id would fence it again and again."""
     worker = scene.worker(max_batch=50)
     reader = scene.reader()
     scene.send(events(600))
     worker.start()
     scene.await_count(reader, 600)
-    usurper = Producer(
-        {
-            "bootstrap.servers": scene.bootstrap,
-            "transactional.id": f"tidegate-{scene.pipeline.name}-w1",
-        }
-    )
-    usurper.init_transactions(30)
+    usurp(scene)
     scene.send(events(600, first=600))
+    check(scene, reader, 1_200)
+    assert worker.running
+    for first in (1_200, 1_300, 1_400):
+        usurp(scene)
+        scene.send(events(100, first=first))
+        eventually(
+            "it goes on or gives up",
+            lambda n=first: len(reader.messages) == n + 100 or not worker.running,  # type: ignore[misc]
+            worker.tail,
+        )
     assert worker.wait(30) == 3, worker.tail()
     assert "give every worker its own TIDEGATE_WORKER_ID" in worker.log.read_text()
     worker.start()
-    check(scene, reader, 1_200)
+    check(scene, reader, 1_500)
+
+
+ENDED = "ended the open transaction of a silent former owner"
+
+
+def test_the_next_owner_ends_a_transaction_that_holds_offsets_back(scene: Scene) -> None:
+    """Nobody waits for the broker's time-outs (up to twenty seconds)."""
+    reader = scene.reader()
+    scene.send(events(1_000))
+    first = scene.worker("w1", max_batch=50, flush_seconds=NEVER, snapshot_seconds=NEVER)
+    first.start(KillAt("after_send_offsets", visit=5))
+    assert first.wait(60) == -9, first.tail()
+    second = scene.worker("w2")
+    second.start()
+    check(scene, reader, 1_000)
+    assert ENDED in second.log.read_text()
+
+
+def test_the_next_owner_ends_a_transaction_that_hides_verdicts(scene: Scene) -> None:
+    reader = scene.reader()
+    scene.send(events(500))
+    first = scene.worker("w1", flush_seconds=NEVER, snapshot_seconds=NEVER)
+    first.start()
+    scene.await_count(reader, 500)
+    first.kill()
+    # what w1 could have left: records sent, offsets not
+    with_w1s_id = {
+        "bootstrap.servers": scene.bootstrap,
+        "transactional.id": f"tidegate-{scene.pipeline.name}-w1",
+        "transaction.timeout.ms": 600_000,
+    }
+    left = Producer(with_w1s_id)
+    left.init_transactions(30)
+    left.begin_transaction()
+    left.produce(scene.topics.verdicts, b"never committed", partition=0)
+    assert left.flush(30) == 0
+    scene.send(events(500, first=500))
+    second = scene.worker("w2")
+    second.start()
+    check(scene, reader, 1_000)
+    assert ENDED in second.log.read_text()
 
 
 def test_recovery_waits_for_verdicts_that_are_committed_but_not_yet_visible(scene: Scene) -> None:

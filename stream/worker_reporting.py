@@ -1,0 +1,93 @@
+"""What others see of a worker: its counters, and the report that the API shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+import structlog
+from confluent_kafka import TopicPartition
+
+from domain.errors import StoreUnavailable
+from featurestore.tables import FeatureTables
+from scoring.scored import flags_of
+from stream.committer import Outcome
+from stream.task import PartitionTask
+from stream.topics import Topics
+from stream.worker_metrics import WorkerMetrics
+from stream.worker_parts import WorkerConfig, WorkerParts
+
+__all__ = ["count", "report"]
+
+log = structlog.get_logger(__name__)
+
+
+def count(metrics: WorkerMetrics, outcome: Outcome) -> None:
+    """Count a committed micro-batch."""
+    messages = [message for part in outcome.batch.parts for message in part.messages]
+    metrics.events.inc(len(messages))
+    metrics.batch_size.observe(len(messages))
+    metrics.transactions.labels("committed").inc()
+    stamps = np.array([message.timestamp()[1] for message in messages], dtype=np.float64)
+    metrics.latency.observe(np.maximum(outcome.committed_at / 1e6 - stamps / 1e3, 0.0))
+    for part in outcome.batch.parts:
+        for _, why in part.decoded.rejected:
+            metrics.dead_letters.labels(why.reason.value).inc()
+    for scored in outcome.batch.scored:
+        for code, number in enumerate(np.bincount(scored.decision, minlength=3).tolist()):
+            if number:
+                metrics.verdicts.labels(("allow", "review", "block")[code]).inc(number)
+        for mask, number in zip(*np.unique(scored.flags, return_counts=True), strict=True):
+            for flag in flags_of(int(mask)):
+                metrics.flagged.labels(flag.value).inc(int(number))
+        for segment in scored.segments:
+            for name in segment.abstained:
+                metrics.abstentions.labels(name).inc(segment.stop - segment.start)
+
+
+def report(
+    config: WorkerConfig,
+    parts: WorkerParts,
+    consumer: Any,
+    tables: FeatureTables,
+    tasks: Mapping[int, PartitionTask],
+) -> None:
+    """Set the gauges, and publish what this worker runs and how far it has come."""
+    metrics = parts.metrics
+    events = Topics(parts.pipeline.name).events
+    metrics.entities.set(tables.entities)
+    metrics.arena_bytes.set(tables.arena_bytes)
+    metrics.unflushed.set(sum(task.behind for task in tasks.values()))
+    models: dict[str, str] = {}
+    progress: dict[str, Any] = {}
+    for partition, task in sorted(tasks.items()):
+        place = TopicPartition(events, partition)
+        _, high = consumer.get_watermark_offsets(place, cached=True)
+        lag = max(high - task.next_offset, 0) if high >= 0 else None
+        if lag is not None:
+            metrics.lag.labels(str(partition)).set(lag)
+        ensemble = task.scorer.ensemble
+        # detectors follow each partition's own traffic, so a version belongs to a partition
+        models |= {f"{name}@{partition}": version for name, version in ensemble.versions().items()}
+        progress[str(partition)] = {
+            "next_offset": task.next_offset,
+            "lag": lag,
+            "learned": ensemble.seen,
+            "abstained": ensemble.abstained(),
+        }
+    report = {
+        "worker": config.worker_id,
+        "reported_at": parts.clock.now(),
+        "partitions": sorted(tasks),
+        "code": parts.encoder.code_version,
+        "pipeline": parts.pipeline.version,
+        "pipeline_digest": parts.pipeline.digest,
+        "models": models,
+        "progress": progress,
+    }
+    try:
+        parts.publish_report(msgspec.json.encode(report))
+    except StoreUnavailable as error:
+        log.warning("this worker's report was not published", error=str(error))
