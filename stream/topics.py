@@ -77,6 +77,11 @@ class Topics:
         return f"{self.pipeline}.events.dlq"
 
     @property
+    def redriven(self) -> str:
+        """Which dead letters were put back into ``events``; compacted, keyed by their place."""
+        return f"{self.pipeline}.events.dlq.redriven"
+
+    @property
     def verdicts(self) -> str:
         """One verdict per scored event, in the partition of the event's number."""
         return f"{self.pipeline}.verdicts"
@@ -171,9 +176,12 @@ def _wanted(names: Topics, count: int, replication: int, replies: int) -> list[N
     # the broker's clock decides what lies too far ahead, not a producer's
     events = {**big, "message.timestamp.type": "LogAppendTime"}
     short = {"retention.ms": str(REPLY_RETENTION_MS), "segment.ms": str(REPLY_SEGMENT_MS)}
+    # never deleted by age: a forgotten entry would let its letter go twice
+    kept = {"cleanup.policy": "compact"}
     plan: list[tuple[str, int, dict[str, str]]] = [
         (names.events, count, events),
         (names.dead_letters, count, letters),
+        (names.redriven, 1, kept),
         (names.verdicts, count, {}),
         (names.alerts, count, {}),
         (names.replies, replies, short),
@@ -210,7 +218,8 @@ def _create(admin: AdminClient, wanted: list[NewTopic]) -> None:
 def _await_topics(admin: AdminClient, names: Topics) -> dict[str, int]:
     """Brokers learn of a topic a moment after the controller has made it; wait until ours all know."""
     needed = {
-        names.events, names.dead_letters, names.verdicts, names.alerts, names.replies, names.labels
+        names.events, names.dead_letters, names.redriven, names.verdicts, names.alerts, names.replies,
+        names.labels,
     }  # fmt: skip
     deadline = time.monotonic() + _CREATE_SECONDS
     while True:

@@ -11,6 +11,7 @@ from rich.console import Console
 from domain.errors import TidegateError
 from tidegate.commands import bench, demo, operate
 from tidegate.commands.backtest import backtest
+from tidegate.commands.dlq import app as dlq_app
 from tidegate.commands.pipeline import app as pipeline_app
 from tidegate.commands.replay import replay, traffic
 from tidegate.logs import set_up_logging
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.add_typer(pipeline_app, name="pipeline")
 app.add_typer(operate.topics_app, name="topics")
 app.add_typer(operate.state_app, name="state")
+app.add_typer(dlq_app, name="dlq")
 app.add_typer(bench.app, name="bench")
 app.command()(demo.demo)
 app.command()(demo.dev)
