@@ -72,6 +72,8 @@ class DeadLetterReader:
             **conf,
             "enable.partition.eof": True,
             "queued.max.messages.kbytes": _PREFETCH_KBYTES,
+            # somebody waits at a terminal: a broker that is away is told once, by our error
+            "log_level": 2,
         }
 
     def spans(self, selection: Selection) -> dict[int, Span]:

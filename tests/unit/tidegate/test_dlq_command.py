@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from domain.errors import Reject
 from domain.privacy import Protector
 from stream.dlq import DeadLetter, Origin, Place
+from tidegate import cli
 from tidegate.commands.dlq import app, moment
 from tidegate.commands.dlq_view import letter_details, letter_table, letters_table, row_of, safe_text
 
@@ -112,3 +113,12 @@ def test_wrong_usage_is_told_before_kafka_is_asked(
     result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
     assert result.exit_code == 2, result.output
     assert told in result.output
+
+
+def test_the_commands_are_there_and_say_what_they_show() -> None:
+    text = CliRunner().invoke(cli.app, ["dlq", "--help"], env={"COLUMNS": "200"}).output
+    assert all(name in text for name in ("list", "show", "redrive"))
+    for name in ("list", "show", "redrive"):
+        told = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"}).output
+        assert f"Example: tidegate dlq {name}" in told
+    assert "card numbers" in CliRunner().invoke(app, ["show", "--help"], env={"COLUMNS": "200"}).output
