@@ -116,8 +116,8 @@ def test_wrong_usage_is_told_before_kafka_is_asked(
 
 
 def test_the_commands_are_there_and_say_what_they_show() -> None:
-    text = CliRunner().invoke(cli.app, ["dlq", "--help"], env={"COLUMNS": "200"}).output
-    assert all(name in text for name in ("list", "show", "redrive"))
+    # only --help of the root: anything else would bind the log to the runner's stream for all tests to come
+    assert "dlq" in CliRunner().invoke(cli.app, ["--help"], env={"COLUMNS": "200"}).output
     for name in ("list", "show", "redrive"):
         told = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"}).output
         assert f"Example: tidegate dlq {name}" in told
