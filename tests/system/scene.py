@@ -28,7 +28,7 @@ from stream.decoding import decode_messages
 from stream.kafka import KafkaConnection
 from stream.replay import Sendable, replay, replay_producer
 from stream.topics import Topics, create_topics
-from tests.system.worker_program import WorkerProcess
+from tests.system.worker_program import Tuning, WorkerProcess
 from tidegate.defaults import renamed_pipeline
 from tidegate.loading import load
 
@@ -132,9 +132,17 @@ class Scene:
         }
         return {f"TIDEGATE_{name.upper()}": str(value) for name, value in given.items()}
 
-    def worker(self, worker_id: str = "w1", **settings: object) -> WorkerProcess:
-        """A worker to start; closed with the scene."""
-        made = WorkerProcess(self.environment(worker_id, **settings), self.directory / f"{worker_id}.log")
+    def worker(
+        self,
+        worker_id: str = "w1",
+        *,
+        tuning: Tuning | None = None,
+        log: str | None = None,
+        **settings: object,
+    ) -> WorkerProcess:
+        """A worker to start; closed with the scene. ``log``: name of its log, without suffix."""
+        file = self.directory / f"{log or worker_id}.log"
+        made = WorkerProcess(self.environment(worker_id, **settings), file, tuning)
         self.workers.append(made)
         return made
 

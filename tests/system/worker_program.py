@@ -8,13 +8,15 @@ numba and the rest): a test that needs twenty workers would otherwise mostly imp
 from __future__ import annotations
 
 import ctypes
+import importlib
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,10 @@ from tidegate.logs import set_up_logging
 from tidegate.processes import stop_on_signals, worker
 from tidegate.settings import Settings
 
-__all__ = ["KillAt", "WorkerProcess"]
+__all__ = ["ActAt", "KillAt", "Tuning", "WorkerProcess"]
 
 SESSION_MS = 2_500
-"""After this the group gives a killed worker's partitions away; ten seconds by default, too long per kill."""
+"""After this the group gives a killed worker's partitions away; six seconds by default, too long per kill."""
 _FATAL = 3
 _CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -40,33 +42,90 @@ class KillAt:
     visit: int
 
 
-class _QuickGroup(KafkaConnection):
-    """The same clients with a shorter memory for dead group members."""
+@dataclass(frozen=True)
+class ActAt:
+    """At the ``visit``-th call (from 1) of the ``at`` hook with ``point``: send itself ``signal``, or (0) let the
+    thread that got there stand still for ``seconds`` while the others go on.
+    """
+
+    point: str
+    visit: int
+    signal: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a worker of a test differs from the product's.
+
+    ``session_ms`` and ``transaction_ms``: time-outs of group membership and of transactions (None: the product's).
+    ``consumer`` and ``producer``: further client settings. ``sabotage``: a function ``module:name`` that breaks
+    something on purpose before the worker starts; the tests of the tests.
+    """
+
+    session_ms: int | None = SESSION_MS
+    transaction_ms: int | None = None
+    consumer: Mapping[str, Any] = field(default_factory=dict)
+    producer: Mapping[str, Any] = field(default_factory=dict)
+    sabotage: str = ""
+
+
+class _TunedKafka(KafkaConnection):
+    """The same clients with other time-outs."""
+
+    tuning = Tuning()
 
     def group_member(self, client_id: str, group: str) -> dict[str, Any]:
-        conf = super().group_member(client_id, group)
-        return {**conf, "session.timeout.ms": SESSION_MS, "heartbeat.interval.ms": SESSION_MS // 5}
+        conf = {**super().group_member(client_id, group), **self.tuning.consumer}
+        if (session := self.tuning.session_ms) is not None:
+            conf |= {"session.timeout.ms": session, "heartbeat.interval.ms": session // 5}
+        return conf
+
+    def transactional_producer(self, client_id: str, transactional_id: str) -> dict[str, Any]:
+        conf = {**super().transactional_producer(client_id, transactional_id), **self.tuning.producer}
+        if self.tuning.transaction_ms is not None:
+            conf["transaction.timeout.ms"] = self.tuning.transaction_ms
+        return conf
 
 
-class _QuickSettings(Settings):
-    def kafka(self) -> KafkaConnection:
-        return _QuickGroup(self.kafka_bootstrap, self.kafka_extra)
+def _tuned_settings(tuning: Tuning) -> Settings:
+    class Tuned(_TunedKafka):
+        pass
+
+    Tuned.tuning = tuning
+
+    class TunedSettings(Settings):
+        def kafka(self) -> KafkaConnection:
+            return Tuned(self.kafka_bootstrap, self.kafka_extra)
+
+    return TunedSettings()
 
 
-def _killer(kill: KillAt | None) -> Callable[[str], None]:
+def _hook(act: KillAt | ActAt | None) -> Callable[[str], None]:
     visits = 0
 
     def at(point: str) -> None:
         nonlocal visits
-        if kill is not None and point == kill.point:
-            visits += 1
-            if visits == kill.visit:
-                os.kill(os.getpid(), signal.SIGKILL)
+        if act is None or point != act.point:
+            return
+        visits += 1
+        if visits == act.visit:
+            number = act.signal if isinstance(act, ActAt) else signal.SIGKILL
+            if number:
+                os.kill(os.getpid(), number)
+            else:
+                assert isinstance(act, ActAt)
+                threading.Event().wait(act.seconds)
 
     return at
 
 
-def _main(environment: Mapping[str, str], log: str, kill: KillAt | None) -> None:
+def _sabotage(what: str) -> None:
+    module, _, name = what.partition(":")
+    getattr(importlib.import_module(module), name)()
+
+
+def _main(environment: Mapping[str, str], log: str, act: KillAt | ActAt | None, tuning: Tuning) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # a test run that is killed leaves no worker behind
     file = Path(log).open("a", buffering=1)  # noqa: SIM115  (until the process ends)
@@ -75,8 +134,10 @@ def _main(environment: Mapping[str, str], log: str, kill: KillAt | None) -> None
     sys.stdout = sys.stderr = file
     set_up_logging()
     os.environ.update(environment)
+    if tuning.sabotage:
+        _sabotage(tuning.sabotage)
     try:
-        worker(_QuickSettings(), stop_on_signals(), at=_killer(kill))
+        worker(_tuned_settings(tuning), stop_on_signals(), at=_hook(act))
     except TidegateError as error:
         print(f"{type(error).__name__}: {error}", file=file)
         os._exit(_FATAL)
@@ -85,15 +146,17 @@ def _main(environment: Mapping[str, str], log: str, kill: KillAt | None) -> None
 class WorkerProcess:
     """One worker after another under the same id, with one log."""
 
-    def __init__(self, environment: Mapping[str, str], log: Path) -> None:
+    def __init__(self, environment: Mapping[str, str], log: Path, tuning: Tuning | None = None) -> None:
         self._environment = dict(environment)
+        self._tuning = tuning or Tuning()
         self.log = log
         self._process: Any = None
 
-    def start(self, kill: KillAt | None = None) -> None:
-        """Start the next worker."""
+    def start(self, act: KillAt | ActAt | None = None) -> None:
+        """Start the next worker; ``act`` is what it does to itself."""
         _CONTEXT.set_forkserver_preload(["tests.system.preload"])
-        self._process = _CONTEXT.Process(target=_main, args=(self._environment, str(self.log), kill))
+        arguments = (self._environment, str(self.log), act, self._tuning)
+        self._process = _CONTEXT.Process(target=_main, args=arguments)
         self._process.start()
 
     @property
