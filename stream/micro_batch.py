@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from confluent_kafka import TopicPartition
 
+from domain.errors import StateFenced
 from featurestore.tables import FeatureTables
 from scoring.scored import ScoredBatch
 from stream.dead_letters import dead_letter, reply_body
@@ -72,8 +73,11 @@ class MicroBatcher:
         self._parts.metrics.stage_seconds.labels("decode").inc(self._parts.clock.monotonic() - started)
         return parts
 
-    def score(self, parts: list[Part]) -> MicroBatch:
-        """Move the tasks on over ``parts``. Raises StoreUnavailable before anything has changed."""
+    def score(self, parts: list[Part], tasks: Mapping[int, PartitionTask]) -> MicroBatch:
+        """Move the tasks on over ``parts``; ``tasks`` are all that are held.
+
+        Raises StoreUnavailable, or StateFenced when the store has lost state, before anything has changed.
+        """
         clock, metrics = self._parts.clock, self._parts.metrics
         started = clock.monotonic()
         batches = []
@@ -87,7 +91,9 @@ class MicroBatcher:
         decoded_at = clock.monotonic()
         if requests:
             # nothing has changed yet: when the store is away, the batch is simply read again
-            self._tables.load(requests, self._parts.store.load_entities(requests))
+            found = self._parts.store.load_entities(requests)
+            self.check_nothing_lost({request.partition for request in requests} & tasks.keys(), tasks)
+            self._tables.load(requests, found)
         loaded_at = clock.monotonic()
         outgoing = Outgoing()
         scored_batches = []
@@ -107,6 +113,26 @@ class MicroBatcher:
         metrics.stage_seconds.labels("load").inc(loaded_at - decoded_at)
         metrics.stage_seconds.labels("score").inc(scored_at - loaded_at)
         return MicroBatch(parts, scored_batches, outgoing, offsets)
+
+    def check_nothing_lost(self, partitions: Iterable[int], tasks: Mapping[int, PartitionTask]) -> None:
+        """See that the store still reflects what it once did of held ``partitions``.
+
+        An entity that is not stored is one without a past, unless Redis was emptied or came back with an older
+        state; so look here after reading entities (what is there now was there before). Raises StateFenced when
+        something was lost, StoreUnavailable.
+        """
+        for partition in sorted(partitions):
+            known = tasks[partition].applied
+            if known is None:
+                continue
+            stored = self._parts.store.load_applied(partition)
+            if stored is None or stored.next_offset < known.next_offset:
+                raise StateFenced(
+                    f"the online state of partition {partition} went back from offset {known.next_offset} to "
+                    f"{'nothing' if stored is None else stored.next_offset}: Redis has lost data",
+                    remedy="nothing to do now, state is rebuilt from the log; look why Redis lost it "
+                    "(FLUSHALL, a truncated append-only file, a failover)",
+                )
 
     def _write_verdicts(self, part: Part, scored: ScoredBatch, outgoing: Outgoing) -> None:
         encoder, partition = self._parts.encoder, part.task.partition
