@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from confluent_kafka import TopicPartition
 
+from domain.batch import EventBatch
 from featurestore.tables import FeatureTables
 from scoring.scored import ScoredBatch
 from stream.dead_letters import dead_letter, reply_body
 from stream.decoding import Decoded, decode_messages
+from stream.label_feed import CHUNK, DueLabels, LabelFeed
 from stream.outbox import Headers, Outgoing
 from stream.takeover import write_note
 from stream.task import PartitionTask
@@ -45,9 +47,20 @@ class MicroBatch:
 
 
 class MicroBatcher:
-    """Decodes and scores micro-batches with the tasks of a session whose transactional id is ``owner``."""
+    """Decodes and scores micro-batches with the tasks of a session whose transactional id is ``owner``.
 
-    def __init__(self, parts: WorkerParts, tables: FeatureTables, owner: str, reply_partitions: int) -> None:
+    ``labels`` is None when no feature counts labels.
+    """
+
+    def __init__(
+        self,
+        parts: WorkerParts,
+        tables: FeatureTables,
+        labels: LabelFeed | None,
+        owner: str,
+        reply_partitions: int,
+    ) -> None:
+        self._labels = labels
         self._owner = owner
         self._parts = parts
         self._topics = Topics(parts.pipeline.name)
@@ -82,8 +95,9 @@ class MicroBatcher:
             batch = self._parts.codec.to_batch(
                 part.decoded.events, [part.messages[i].offset() for i in part.decoded.accepted]
             )
-            batches.append(batch)
-            requests += part.task.scorer.requests(batch)
+            due = self._due(part.task, batch)
+            batches.append((batch, due))
+            requests += part.task.scorer.requests(batch, None if due is None else due.labels)
         decoded_at = clock.monotonic()
         if requests:
             # nothing has changed yet: when the store is away, the batch is simply read again
@@ -93,20 +107,66 @@ class MicroBatcher:
         scored_batches = []
         offsets = []
         note = write_note(self._owner, clock.now())
-        for part, batch in zip(parts, batches, strict=True):
+        for part, (batch, due) in zip(parts, batches, strict=True):
             end = part.messages[-1].offset() + 1
             part.task.scored_offset = end
             offsets.append(TopicPartition(self._topics.events, part.task.partition, end, note))
             if len(batch):
-                scored = part.task.scorer.process(batch, loaded=True, degraded=part.task.incomplete)
+                scored = part.task.scorer.process(
+                    batch,
+                    labels=None if due is None else due.labels,
+                    loaded=True,
+                    degraded=part.task.incomplete,
+                )
                 scored_batches.append(scored)
                 self._write_verdicts(part, scored, outgoing)
+            if due is not None:
+                self._take(part.task, due)
+            if self._labels is not None:
+                offsets.append(
+                    TopicPartition(
+                        self._topics.labels_joined, part.task.partition, part.task.scored_labels, note
+                    )
+                )
             self._write_dead_letters(part, outgoing)
+            outgoing.others += part.task.letters
+            part.task.letters = []
         scored_at = clock.monotonic()
         metrics.stage_seconds.labels("decode").inc(decoded_at - started)
         metrics.stage_seconds.labels("load").inc(loaded_at - decoded_at)
         metrics.stage_seconds.labels("score").inc(scored_at - loaded_at)
         return MicroBatch(parts, scored_batches, outgoing, offsets)
+
+    def _due(self, task: PartitionTask, batch: EventBatch) -> DueLabels | None:
+        """Labels to count among the events of ``batch``.
+
+        Those that count before all of them are applied at once, a chunk at a time: after a long pause, or for a
+        new pipeline on an old log, they may be many. Memory is then ahead of the log by labels only; they are
+        committed with the batch, or with the one that is read instead of it when the store is away.
+        """
+        if self._labels is None or not len(batch):
+            return None
+        now = task.scorer.stream_time
+        first = max(now, int(batch.times[0]))
+        while True:
+            due = self._labels.due(task.partition, first, limit=CHUNK)
+            if len(due.labels) + len(due.refused) < CHUNK:
+                break
+            task.scorer.apply_labels(due.labels)
+            self._take(task, due)
+        return self._labels.due(task.partition, max(now, int(batch.times.max())))
+
+    def _take(self, task: PartitionTask, due: DueLabels) -> None:
+        if self._labels is None:
+            return
+        self._labels.taken(task.partition, due.next_offset)
+        task.scored_labels = due.next_offset
+        metrics = self._parts.metrics
+        metrics.labels.inc(len(due.labels))
+        for message, why in due.refused:
+            metrics.dead_letters.labels(why.reason.value).inc()
+            letter = dead_letter(message, why)
+            task.letters.append((self._topics.label_dead_letters, task.partition, *letter))
 
     def _write_verdicts(self, part: Part, scored: ScoredBatch, outgoing: Outgoing) -> None:
         encoder, partition = self._parts.encoder, part.task.partition
