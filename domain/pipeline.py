@@ -70,6 +70,7 @@ class Aggregate(StrEnum):
     MAX = "max"
     LAST = "last"
     DISTINCT = "distinct"
+    RATE = "rate"
     SECONDS_SINCE_LAST = "seconds_since_last"
 
 
@@ -137,10 +138,11 @@ class ValueFeature(msgspec.Struct, frozen=True, kw_only=True, tag="value"):
 class AggregateFeature(msgspec.Struct, frozen=True, kw_only=True, tag="aggregate"):
     """An aggregate over the past of one entity.
 
-    ``of`` is the aggregated field (None for count and seconds_since_last). ``window`` None (only for last and
-    seconds_since_last) looks back without limit. The window holds the tiles of width ``hop`` from the one in
-    which ``t - delay - window`` falls; see docs/features.md for the exact edges. ``include_current`` tells
-    whether the event itself counts (default: yes, except for last and seconds_since_last).
+    ``of`` is the aggregated field (None for count and seconds_since_last; for rate the word ``label``, which
+    is no field). ``window`` None (only for last and seconds_since_last) looks back without limit. The window
+    holds the tiles of width ``hop`` from the one in which ``t - delay - window`` falls; see docs/features.md
+    for the exact edges. ``include_current`` tells whether the event itself counts (default: yes, except for
+    last, seconds_since_last, rate and delayed windows).
     """
 
     name: str
@@ -212,6 +214,11 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
     def feature_names(self) -> tuple[str, ...]:
         """Names of the feature columns, in the order of the vector."""
         return tuple(f.name for f in self.features)
+
+    @property
+    def label_fed(self) -> bool:
+        """Whether labels change features, so that ``labels.joined`` has to be followed."""
+        return any(isinstance(f, AggregateFeature) and f.aggregate is Aggregate.RATE for f in self.features)
 
     def topic(self, name: str) -> str:
         """The full name of one of the pipeline's topics, for example ``payments.events``."""

@@ -30,9 +30,9 @@ CheckExpression = Callable[[str, frozenset[str], frozenset[str]], object]
 
 _NUMBER_LIKE = (FieldType.NUMBER, FieldType.INTEGER, FieldType.BOOLEAN)
 _LAST = (Aggregate.LAST, Aggregate.SECONDS_SINCE_LAST)
+_LABEL = "label"
 _NEEDS_OF = {Aggregate.SUM, Aggregate.MEAN, Aggregate.STD, Aggregate.MIN, Aggregate.MAX, Aggregate.LAST}
 _NOT_BUILT = {
-    "rate": "Use aggregate mean over a boolean field of the event, or wait for label-fed features.",
     "decayed": "Use aggregate sum with a window.",
     "decayed_sum": "Use aggregate sum with a window.",
     "decayed_count": "Use aggregate count with a window.",
@@ -166,9 +166,9 @@ class _Features:
         aggregate = Aggregate(kind)
         of = self._of(entry, aggregate)
         window, hop, delay = self._windows(entry, aggregate)
-        past_only = aggregate in _LAST or delay > 0
+        past_only = aggregate in _LAST or aggregate is Aggregate.RATE or delay > 0
         include_current = entry.flag("include_current", not past_only)
-        if include_current and past_only:
+        if past_only and (include_current or (aggregate is Aggregate.RATE and entry.has("include_current"))):
             entry.wrong(
                 "include_current",
                 f"{'a delayed window' if delay else aggregate} looks only at earlier events.",
@@ -188,6 +188,15 @@ class _Features:
         )
 
     def _of(self, entry: Section, aggregate: Aggregate) -> str | None:
+        if aggregate is Aggregate.RATE:
+            of = entry.text("of", "Write `of: label`.")
+            if of is not None and of != _LABEL:
+                entry.wrong(
+                    "of",
+                    f"rate is the share of labelled events, but this is {of[:80]!r}.",
+                    "Write `of: label`; for a share of a boolean field use aggregate mean.",
+                )
+            return _LABEL
         if aggregate is Aggregate.SECONDS_SINCE_LAST:
             if entry.has("of"):
                 entry.wrong("of", "seconds_since_last looks at event times only.", "Remove `of`.")

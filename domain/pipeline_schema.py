@@ -134,7 +134,7 @@ def _field() -> dict[str, Any]:
 
 def _feature() -> dict[str, Any]:
     name, duration = {"$ref": "#/$defs/name"}, {"$ref": "#/$defs/duration"}
-    windowed = [str(a) for a in Aggregate if a not in _LOOKBACK]
+    windowed = [str(a) for a in Aggregate if a not in (*_LOOKBACK, Aggregate.RATE)]
     return {
         "type": "object",
         "oneOf": [
@@ -157,6 +157,18 @@ def _feature() -> dict[str, Any]:
                 "required": ["entity", "aggregate", "window"],
                 "if": {"properties": {"aggregate": {"const": "count"}}},
                 "else": {"required": ["of"]},
+                "additionalProperties": False,
+            },
+            {
+                "properties": {
+                    "entity": name,
+                    "aggregate": {"const": "rate"},
+                    "of": {"const": "label"},
+                    "window": duration,
+                    "hop": duration,
+                    "delay": _SPAN,
+                },
+                "required": ["entity", "aggregate", "of", "window"],
                 "additionalProperties": False,
             },
             {

@@ -13,13 +13,21 @@ from domain.batch import Floats, Ints
 from domain.compiled import compiled
 from featurestore.kernels_blob import blob_words, sections
 from featurestore.kernels_read import read_features
-from featurestore.kernels_write import apply_event
+from featurestore.kernels_write import apply_event, apply_label
 from featurestore.plan import (
     DUPLICATE_WORDS,
+    H_DUPLICATES,
+    H_EVENT,
+    H_LABEL,
+    L_CHANGE,
+    L_OFFSET,
+    L_ROW,
+    L_SLOT,
+    L_TIME,
     PlanArrays,
 )
 
-__all__ = ["APPLY", "NOTHING", "READ_ONLY", "advance", "find_duplicates", "set_results"]
+__all__ = ["APPLY", "NOTHING", "READ_ONLY", "advance", "apply_labels", "find_duplicates", "set_results"]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -68,11 +76,53 @@ def find_duplicates(
     """Position of the entry that makes this event a duplicate, or -1."""
     base = bases[slot]
     first = sections(words, base, plan, starts, 0)
-    for i in range(words[base + 3] - 1, -1, -1):
+    for i in range(words[base + H_DUPLICATES] - 1, -1, -1):
         at = first + i * DUPLICATE_WORDS
         if words[at] == id_hash and words[at + 2] < offset and words[at + 1] >= time - plan.dedupe_window:
             return at
     return -1
+
+
+@compiled
+def apply_labels(
+    words: Ints,
+    floats: Floats,
+    bases: Ints,
+    classes: Ints,
+    free: Ints,
+    top: Ints,
+    plan: PlanArrays,
+    growth: int,
+    labels: Ints,
+    at: int,
+    row: int,
+    starts: Ints,
+) -> int:
+    """Apply label changes from ``at`` on up to those due before ``row``; returns the first that is not applied.
+
+    That one is still due if the arena was full. ``labels`` is int64[m, 5], its columns are the ``L_`` constants.
+    """
+    while at < len(labels) and labels[at, L_ROW] <= row:
+        slot = labels[at, L_SLOT]
+        # a change at or before the blob's own is in it already, as with events
+        if labels[at, L_OFFSET] > words[bases[slot] + H_LABEL]:
+            used = blob_words(words, bases[slot], plan)
+            if used + growth > (32 << classes[slot]) and not _reserve(
+                words, bases, classes, slot, used + growth, used, free, top
+            ):
+                return at
+            apply_label(
+                words,
+                floats,
+                bases[slot],
+                labels[at, L_TIME],
+                labels[at, L_OFFSET],
+                labels[at, L_CHANGE],
+                plan,
+                starts,
+            )
+        at += 1
+    return at
 
 
 @compiled
@@ -95,6 +145,7 @@ def advance(
     values: Floats,
     hashes: Ints,
     id_hashes: Ints,
+    labels: Ints,
     x: Floats,
     first_offset: Ints,
     first_score: Floats,
@@ -106,11 +157,21 @@ def advance(
     """Process rows from ``row`` on; returns the number of rows, or the row at which the arena was full.
 
     ``action`` is read, and for the key entity also written: rows found to be duplicates become NOTHING, with
-    what is known of the first occurrence in ``first_*``. ``x`` receives this entity's feature columns.
+    what is known of the first occurrence in ``first_*``. ``x`` receives this entity's feature columns. ``labels``
+    (see :func:`apply_labels`) come in between, each before its row.
     """
     n = len(slots)
     nothing = np.empty(0, dtype=np.int64)
+    label = 0
+    while label < len(labels) and labels[label, L_ROW] < row:
+        label += 1
     while row < n:
+        if label < len(labels) and labels[label, L_ROW] <= row:
+            label = apply_labels(
+                words, floats, bases, classes, free, top, plan, growth, labels, label, row, starts
+            )
+            if label < len(labels) and labels[label, L_ROW] <= row:
+                return row
         slot = slots[row]
         if plan.is_key and action[row] != NOTHING:
             at = find_duplicates(
@@ -134,7 +195,7 @@ def advance(
         if want:
             read_features(words, floats, bases, peers, low, high, times[row], 0, plan, x, row, starts)
         # an event at or before the blob's own offset is in it already (recovery after a torn write)
-        fresh = offsets[row] > words[base]
+        fresh = offsets[row] > words[base + H_EVENT]
         read_only = action[row] == READ_ONLY
         before = words[base : base + used].copy() if read_only else nothing
         if fresh or read_only:
@@ -175,7 +236,7 @@ def set_results(
     for row in range(len(slots)):
         base = bases[slots[row]]
         first = sections(words, base, plan, starts, 0)
-        for i in range(words[base + 3] - 1, -1, -1):
+        for i in range(words[base + H_DUPLICATES] - 1, -1, -1):
             at = first + i * DUPLICATE_WORDS
             if words[at + 2] == offsets[row]:
                 floats[at + 3] = scores[row]

@@ -11,6 +11,12 @@ from domain.batch import Floats, Ints
 from domain.compiled import compiled
 from featurestore.plan import (
     DUPLICATE_WORDS,
+    H_DUPLICATES,
+    H_EVENT,
+    H_LABEL,
+    H_LAYOUT,
+    H_NEWEST,
+    H_PROGRESS,
     HEAD,
     T_WORDS,
     PlanArrays,
@@ -26,10 +32,12 @@ NEVER = -(2**63)
 def new_blob(words: Ints, floats: Floats, base: int, plan: PlanArrays) -> None:
     """Write the header of an entity without events."""
     n_tracks, n_tables, n_lasts = len(plan.tracks), len(plan.tables), len(plan.lasts)
-    words[base] = -1
-    words[base + 1] = plan.layout
-    words[base + 2] = NEVER
-    words[base + 3] = 0
+    words[base + H_PROGRESS] = 0
+    words[base + H_LAYOUT] = plan.layout
+    words[base + H_NEWEST] = NEVER
+    words[base + H_DUPLICATES] = 0
+    words[base + H_EVENT] = -1
+    words[base + H_LABEL] = -1
     for i in range(n_tracks + n_tables):
         words[base + HEAD + i] = 0
     for i in range(n_lasts):
@@ -46,7 +54,7 @@ def blob_words(words: Ints, base: int, plan: PlanArrays) -> int:
         size += words[base + HEAD + i] * plan.tracks[i, T_WORDS]
     for i in range(n_tables):
         size += words[base + HEAD + n_tracks + i] * 2
-    return int(size + words[base + 3] * DUPLICATE_WORDS)
+    return int(size + words[base + H_DUPLICATES] * DUPLICATE_WORDS)
 
 
 @compiled

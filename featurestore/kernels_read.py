@@ -11,6 +11,7 @@ from featurestore.plan import (
     D_HOP,
     D_KEEP,
     DISTINCT_EXACT,
+    H_NEWEST,
     HEAD,
     OP_COUNT,
     OP_DISTINCT,
@@ -19,6 +20,7 @@ from featurestore.plan import (
     OP_MAX,
     OP_MEAN,
     OP_MIN,
+    OP_RATE,
     OP_SINCE,
     OP_STD,
     OP_SUM,
@@ -36,6 +38,7 @@ from featurestore.plan import (
     S_N,
     S_SUM,
     S_WELFORD,
+    T_LABEL,
     T_WORDS,
     PlanArrays,
 )
@@ -59,7 +62,7 @@ def _read_distinct(
         sections(words, base, plan, starts, 0)
         start = starts[0, n_tracks + table]
         # expired entries may still lie there until the table is pruned; a late event must not see them
-        oldest = max(lowest, words[base + 2] // plan.tables[table, D_HOP] - plan.tables[table, D_KEEP])
+        oldest = max(lowest, words[base + H_NEWEST] // plan.tables[table, D_HOP] - plan.tables[table, D_KEEP])
         for i in range(words[base + HEAD + n_tracks + table]):
             if words[start + 2 * i + 1] >= oldest:
                 found[n] = np.uint64(words[start + 2 * i])
@@ -107,7 +110,7 @@ def read_features(
             newest, value = NEVER, np.nan
             for p in range(low, high):
                 base = bases[peers[p]]
-                at = base + 2 if op == OP_SINCE else base + HEAD + n_tracks + n_tables + 2 * place
+                at = base + H_NEWEST if op == OP_SINCE else base + HEAD + n_tracks + n_tables + 2 * place
                 if words[at] != NEVER and words[at] >= newest:
                     newest = words[at]
                     value = floats[at + 1]
@@ -126,7 +129,7 @@ def read_features(
             highest -= 1
         size = plan.tracks[place, T_WORDS]
         s = plan.reads[f, R_STAT]
-        n, total, carry = 0, 0.0, 0.0
+        n, positives, total, carry = 0, 0, 0.0, 0.0
         mean, squares = 0.0, 0.0
         least, greatest = np.inf, -np.inf
         for p in range(low, high):
@@ -137,6 +140,9 @@ def read_features(
                 if words[tile] <= highest:
                     if op == OP_EVENTS:
                         n += words[tile + 1]
+                    elif op == OP_RATE:
+                        n += words[tile + 1]
+                        positives += words[tile + plan.tracks[place, T_LABEL]]
                     else:
                         count = words[tile + plan.stats[s, S_N]]
                         if count > 0:
@@ -166,6 +172,10 @@ def read_features(
         out = np.nan
         if op == OP_EVENTS or op == OP_COUNT:
             out = float(n)
+        elif op == OP_RATE:
+            # a label whose event was not counted, or the reversal of one that was not, must not leave [0, 1]
+            if n > 0:
+                out = min(max(positives / n, 0.0), 1.0)
         elif op == OP_SUM:
             out = total + carry
         elif op == OP_MEAN:

@@ -15,6 +15,11 @@ from featurestore.plan import (
     DISTINCT_MAX_ENTRIES,
     DUPLICATE_ENTRIES,
     DUPLICATE_WORDS,
+    H_DUPLICATES,
+    H_EVENT,
+    H_LABEL,
+    H_NEWEST,
+    H_PROGRESS,
     HEAD,
     S_FIELD,
     S_MAX,
@@ -24,13 +29,14 @@ from featurestore.plan import (
     S_WELFORD,
     T_HOP,
     T_KEEP,
+    T_LABEL,
     T_STATS,
     T_STATS_END,
     T_WORDS,
     PlanArrays,
 )
 
-__all__ = ["apply_event"]
+__all__ = ["apply_event", "apply_label"]
 
 
 @compiled
@@ -80,26 +86,18 @@ def _open_tile(words: Ints, floats: Floats, tile: int, number: int, track: int, 
 
 
 @compiled
-def _add_to_track(
-    words: Ints,
-    floats: Floats,
-    base: int,
-    end: int,
-    start: int,
-    track: int,
-    time: int,
-    values: Floats,
-    row: int,
-    plan: PlanArrays,
-) -> int:
-    """Count one event in one track; returns by how many words the blob grew."""
+def _tile_for(
+    words: Ints, floats: Floats, base: int, end: int, start: int, track: int, time: int, plan: PlanArrays
+) -> tuple[int, int]:
+    """Where the tile of ``time`` lies, opened if absent (-1: older than what is kept), and by how much the
+    blob grew.
+    """
     size = plan.tracks[track, T_WORDS]
     number = tile_of(time, plan.tracks[track, T_HOP])
     count = words[base + HEAD + track]
     stop = start + count * size
     if count > 0 and words[stop - size] == number:
-        _count_in_tile(words, floats, stop - size, track, values, row, plan)
-        return 0
+        return int(stop - size), 0
     if count == 0 or words[stop - size] < number:
         expired = 0
         while expired < count and words[start + expired * size] < number - plan.tracks[track, T_KEEP]:
@@ -114,21 +112,18 @@ def _add_to_track(
         tile = stop - expired * size
         words[base + HEAD + track] = count + 1 - expired
         _open_tile(words, floats, tile, number, track, plan)
-        _count_in_tile(words, floats, tile, track, values, row, plan)
-        return int(grown)
+        return int(tile), int(grown)
     if number < words[stop - size] - plan.tracks[track, T_KEEP]:
-        return 0  # older than anything the window keeps
+        return -1, 0
     position = stop - size
     while position > start and words[position - size] >= number:
         position -= size
-    if words[position] != number:
-        shift(words, position, end, size)
-        words[base + HEAD + track] = count + 1
-        _open_tile(words, floats, position, number, track, plan)
-        _count_in_tile(words, floats, position, track, values, row, plan)
-        return int(size)
-    _count_in_tile(words, floats, position, track, values, row, plan)
-    return 0
+    if words[position] == number:
+        return int(position), 0
+    shift(words, position, end, size)
+    words[base + HEAD + track] = count + 1
+    _open_tile(words, floats, position, number, track, plan)
+    return int(position), int(size)
 
 
 @compiled
@@ -219,13 +214,14 @@ def apply_event(
     """Count one event in every part of an entity's blob (which must have room for it)."""
     n_tracks, n_tables = len(plan.tracks), len(plan.tables)
     duplicates = sections(words, base, plan, starts, 0)
-    end = duplicates + words[base + 3] * DUPLICATE_WORDS
-    newest = max(words[base + 2], time)
+    end = duplicates + words[base + H_DUPLICATES] * DUPLICATE_WORDS
+    newest = max(words[base + H_NEWEST], time)
     moved = 0
     for i in range(n_tracks):
-        moved += _add_to_track(
-            words, floats, base, end + moved, starts[0, i] + moved, i, time, values, row, plan
-        )
+        tile, grown = _tile_for(words, floats, base, end + moved, starts[0, i] + moved, i, time, plan)
+        moved += grown
+        if tile >= 0:
+            _count_in_tile(words, floats, tile, i, values, row, plan)
     for i in range(n_tables):
         value = hashes[row, plan.tables[i, D_FIELD]]
         if value != 0:
@@ -240,7 +236,7 @@ def apply_event(
             floats[slot + 2 * i + 1] = number
     if plan.is_key:
         first = duplicates + moved
-        count = words[base + 3]
+        count = words[base + H_DUPLICATES]
         kept = 0
         for i in range(count):
             at = first + i * DUPLICATE_WORDS
@@ -256,6 +252,36 @@ def apply_event(
         words[at + 2] = offset
         floats[at + 3] = np.nan
         words[at + 4] = 0
-        words[base + 3] = kept + 1
-    words[base] = offset
-    words[base + 2] = newest
+        words[base + H_DUPLICATES] = kept + 1
+    words[base + H_EVENT] = offset
+    words[base + H_PROGRESS] = offset + words[base + H_LABEL] + 2
+    words[base + H_NEWEST] = newest
+
+
+@compiled
+def apply_label(
+    words: Ints,
+    floats: Floats,
+    base: int,
+    time: int,
+    offset: int,
+    change: int,
+    plan: PlanArrays,
+    starts: Ints,
+) -> None:
+    """Count one label change in the tiles of its event's time, in a blob with room for it.
+
+    It opens tiles as an event would and touches nothing else, so that labels and events may be applied in any
+    order relative to each other: which tiles are kept depends on the newest of both only.
+    """
+    end = sections(words, base, plan, starts, 0) + words[base + H_DUPLICATES] * DUPLICATE_WORDS
+    moved = 0
+    for i in range(len(plan.tracks)):
+        if plan.tracks[i, T_LABEL] < 0:
+            continue
+        tile, grown = _tile_for(words, floats, base, end + moved, starts[0, i] + moved, i, time, plan)
+        moved += grown
+        if tile >= 0:
+            words[tile + plan.tracks[i, T_LABEL]] += change
+    words[base + H_LABEL] = offset
+    words[base + H_PROGRESS] = words[base + H_EVENT] + offset + 2

@@ -11,7 +11,7 @@ from featurestore.ports import Applied, EntityRequest, ModelSnapshot, PartitionF
 
 __all__ = ["MemoryStateStore"]
 
-_OFFSET = struct.Struct("<q")
+_PROGRESS = struct.Struct("<q")
 
 
 class MemoryStateStore:
@@ -38,10 +38,8 @@ class MemoryStateStore:
         """Write each partition that is not fenced; raises StateFenced afterwards for those that are."""
         for flush in flushes:
             for entity, _, blob in flush.blobs:
-                if len(blob) < _OFFSET.size:
-                    raise ValueError(
-                        f"blob of {entity} has {len(blob)} bytes, without room for its source offset"
-                    )
+                if len(blob) < _PROGRESS.size:
+                    raise ValueError(f"blob of {entity} has {len(blob)} bytes, without room for its progress")
         fenced = []
         with self._lock:
             for flush in flushes:
@@ -51,7 +49,7 @@ class MemoryStateStore:
                 held = self._blobs.setdefault(flush.partition, {})
                 for entity, key, blob in flush.blobs:
                     old = held.get((entity, key))
-                    if old is None or _OFFSET.unpack_from(old) <= _OFFSET.unpack_from(blob):
+                    if old is None or _PROGRESS.unpack_from(old) <= _PROGRESS.unpack_from(blob):
                         held[entity, key] = bytes(blob)
                 self._applied[flush.partition] = flush.applied
         if fenced:
@@ -64,9 +62,9 @@ class MemoryStateStore:
         stored = self._applied.get(flush.partition)
         if stored is None:
             return flush.expected is not None
-        if stored.next_offset == flush.applied.next_offset:
+        if stored.progress == flush.applied.progress:
             return False
-        return flush.expected is None or stored.next_offset != flush.expected.next_offset
+        return flush.expected is None or stored.progress != flush.expected.progress
 
     def load_model(self, partition: int) -> ModelSnapshot | None:
         """The newest snapshot."""

@@ -18,7 +18,7 @@ from featurestore.redis_client import Client, Script, ScriptCall, answers, run_c
 
 __all__ = ["FORMAT", "RedisStateStore", "encode_key_part"]
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout; stored in ``applied`` and ``model``."""
 
 CHUNK_BLOBS = 500
@@ -34,7 +34,7 @@ MAX_OFFSET = 1 << 53
 MAX_KEY_PART = 200
 """Characters of an encoded key part; longer values are replaced by a hash."""
 
-_APPLIED = struct.Struct("<qqqq")  # next_offset, stream_time, verdict_position, format
+_APPLIED = struct.Struct("<6q")  # progress, next_offset, stream_time, verdict_position, format, labels_offset
 _MODEL = struct.Struct("<qqq")  # next_offset, verdict_position, format; the blob follows
 _PLAIN = re.compile(r"[A-Za-z0-9._-]*", re.ASCII)
 _WRITTEN, _ABSENT = -1, -2
@@ -133,10 +133,10 @@ class RedisStateStore:
             return None
         if len(stored) < _APPLIED.size:
             raise self._unreadable(partition, "applied")
-        next_offset, stream_time, verdict_position, version = _APPLIED.unpack_from(stored)
-        if version != FORMAT:
+        progress, next_offset, stream_time, verdict_position, version, labels = _APPLIED.unpack_from(stored)
+        if version != FORMAT or progress != next_offset + labels:
             raise self._unreadable(partition, "applied")
-        return Applied(next_offset, stream_time, verdict_position)
+        return Applied(next_offset, stream_time, verdict_position, labels)
 
     def load_entities(self, requests: Sequence[EntityRequest]) -> list[list[bytes | None]]:
         """Blobs in the order of requests and keys; one round trip."""
@@ -163,7 +163,7 @@ class RedisStateStore:
         error in the midst of a pipeline does not stop what follows it), and it writes the partition's last
         blobs in the same script. A fenced partition does not keep the others from being written.
         Raises StateFenced, StoreUnavailable (outcome unknown: repeat it, or reload), and ValueError for
-        blobs too short to hold their offset.
+        blobs too short to hold their progress.
         """
         leading: list[tuple[int, ScriptCall]] = []
         final: list[tuple[int, ScriptCall]] = []
@@ -176,7 +176,7 @@ class RedisStateStore:
             self._run(leading, fenced)
             self._run([item for item in final if item[0] not in fenced], fenced)
         if fenced:
-            expected = {f.partition: f.expected.next_offset if f.expected else None for f in flushes}
+            expected = {f.partition: f.expected.progress if f.expected else None for f in flushes}
             told = ", ".join(
                 f"partition {p} (stored {'nothing' if at == _ABSENT else at}, expected "
                 f"{'nothing' if expected[p] is None else expected[p]})"
@@ -190,14 +190,18 @@ class RedisStateStore:
 
     def _calls(self, flush: PartitionFlush) -> list[ScriptCall]:
         prefix = self._prefix(flush.partition)
-        if not 0 <= flush.applied.next_offset < MAX_OFFSET:
-            raise ValueError(f"next_offset {flush.applied.next_offset} is outside 0 to 2^53 - 1")
-        head = (
-            "" if flush.expected is None else flush.expected.next_offset,
-            flush.applied.next_offset,
-        )
         applied = flush.applied
-        packed = _APPLIED.pack(applied.next_offset, applied.stream_time, applied.verdict_position, FORMAT)
+        if not 0 <= applied.progress < MAX_OFFSET:
+            raise ValueError(f"progress {applied.progress} is outside 0 to 2^53 - 1")
+        head = ("" if flush.expected is None else flush.expected.progress, applied.progress)
+        packed = _APPLIED.pack(
+            applied.progress,
+            applied.next_offset,
+            applied.stream_time,
+            applied.verdict_position,
+            FORMAT,
+            applied.labels_offset,
+        )
         chunks = list(_chunks(flush.blobs)) or [[]]
         calls = []
         for i, chunk in enumerate(chunks):
@@ -258,7 +262,8 @@ class RedisStateStore:
 
     def _unreadable(self, partition: int, what: str) -> StateMismatch:
         return StateMismatch(
-            f"`{what}` of partition {partition} of {self._pipeline} has a format this version can not read",
+            f"`{what}` of partition {partition} of {self._pipeline} is damaged or not of format {FORMAT}, the "
+            "one this version reads",
             remedy="start the version that wrote it, or `tidegate state reset` to rebuild it from the log",
         )
 
@@ -269,7 +274,7 @@ def _chunks(blobs: Sequence[tuple[str, str, bytes]]) -> Iterator[list[tuple[str,
     for item in blobs:
         blob = item[2]
         if len(blob) < 8:
-            raise ValueError(f"blob of {item[0]} has {len(blob)} bytes, without room for its source offset")
+            raise ValueError(f"blob of {item[0]} has {len(blob)} bytes, without room for its progress")
         if chunk and (len(chunk) == CHUNK_BLOBS or size + len(blob) > CHUNK_BYTES):
             yield chunk
             chunk, size = [], 0

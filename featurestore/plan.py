@@ -4,11 +4,12 @@ For each entity: *tracks* (one per hop width; a sorted, sparse list of tiles), *
 tile keeps for a field), *distinct tables*, *last slots*, and one row per feature that says where it reads.
 The blob of an entity is a sequence of 8-byte words, the same in memory and in Redis::
 
-    offset | layout | newest time | duplicates | tiles per track ... | entries per distinct table ...
-    (time, value) per last slot ... | tiles of track 0 ... | distinct entries ... | duplicate entries ...
+    progress | layout | newest time | duplicates | event offset | label offset
+    tiles per track ... | entries per distinct table ... | (time, value) per last slot ...
+    tiles of track 0 ... | distinct entries ... | duplicate entries ...
 
-A tile is ``tile number, events, stats...``; a distinct entry ``hash, newest tile``; a duplicate entry
-``id hash, event time, offset, score, decision``.
+A tile is ``tile number, events, positives (where a rate is wanted), stats...``; a distinct entry
+``hash, newest tile``; a duplicate entry ``id hash, event time, offset, score, decision``.
 """
 
 from __future__ import annotations
@@ -43,12 +44,20 @@ DISTINCT_MAX_ENTRIES = 2048
 DUPLICATE_ENTRIES = 64
 """Event ids remembered per key entity."""
 
-HEAD = 4
+HEAD = 6
+H_PROGRESS, H_LAYOUT, H_NEWEST, H_DUPLICATES, H_EVENT, H_LABEL = range(HEAD)
+"""The first words of a blob. Progress is (event offset + 1) + (label offset + 1): what the fence compares."""
 DUPLICATE_WORDS = 5
 
-OP_EVENTS, OP_COUNT, OP_SUM, OP_MEAN, OP_STD, OP_MIN, OP_MAX, OP_DISTINCT, OP_LAST, OP_SINCE = range(10)
-T_HOP, T_KEEP, T_WORDS, T_STATS, T_STATS_END = range(5)
-"""Tracks: hop (microseconds), tiles kept behind the newest, words per tile, first and last + 1 stat."""
+OP_EVENTS, OP_COUNT, OP_SUM, OP_MEAN, OP_STD, OP_MIN, OP_MAX, OP_DISTINCT, OP_LAST, OP_SINCE, OP_RATE = range(
+    11
+)
+T_HOP, T_KEEP, T_WORDS, T_STATS, T_STATS_END, T_LABEL = range(6)
+"""Tracks: hop (microseconds), tiles kept behind the newest, words per tile, first and last + 1 stat, offset of
+the count of positives (-1: labels do not feed it)."""
+L_SLOT, L_TIME, L_OFFSET, L_CHANGE, L_ROW = range(5)
+"""Label changes as the kernels take them: slot of the entity, event time, offset of the change, +1 or -1, the
+row of the batch before which it is applied."""
 S_FIELD, S_N, S_SUM, S_WELFORD, S_MIN, S_MAX = range(6)
 """Stats: column of the field; offsets of count, (sum, compensation), (mean, squared deviations), min, max."""
 D_FIELD, D_HOP, D_KEEP = range(3)
@@ -63,6 +72,7 @@ _OPS = {
     Aggregate.MIN: OP_MIN,
     Aggregate.MAX: OP_MAX,
     Aggregate.DISTINCT: OP_DISTINCT,
+    Aggregate.RATE: OP_RATE,
     Aggregate.LAST: OP_LAST,
     Aggregate.SECONDS_SINCE_LAST: OP_SINCE,
 }
@@ -94,6 +104,11 @@ class EntityPlan:
     number_fields: tuple[str, ...]
     hash_fields: tuple[str, ...]
     arrays: PlanArrays
+
+    @property
+    def label_fed(self) -> bool:
+        """Whether labels change this entity's state."""
+        return bool((self.arrays.tracks[:, T_LABEL] >= 0).any())
 
     @property
     def head_words(self) -> int:
@@ -138,7 +153,7 @@ def layout_digest(pipeline: Pipeline, entity: str) -> int:
         for f in pipeline.features
         if isinstance(f, AggregateFeature) and f.entity == entity
     ]
-    text = f"1|{entity}|{pipeline.event.key}|{pipeline.event.max_lateness}|" + ";".join(sorted(parts))
+    text = f"2|{entity}|{pipeline.event.key}|{pipeline.event.max_lateness}|" + ";".join(sorted(parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
@@ -158,6 +173,7 @@ def _plan_entity(pipeline: Pipeline, entity: str) -> EntityPlan:
     features = [f for f in pipeline.features if isinstance(f, AggregateFeature) and f.entity == entity]
     tracks: dict[int, list[_Stat]] = {}
     keep: dict[int, int] = {}
+    label_fed: set[int] = set()
     distinct: dict[tuple[str, int], int] = {}
     last: dict[str, int] = {}
     numbers: dict[str, int] = {}
@@ -175,7 +191,9 @@ def _plan_entity(pipeline: Pipeline, entity: str) -> EntityPlan:
             hop = _given(f.hop)
             stats = tracks.setdefault(hop, [])
             keep[hop] = max(keep.get(hop, 0), tiles_kept(f, lateness))
-            if f.of is not None:
+            if f.aggregate is Aggregate.RATE:
+                label_fed.add(hop)
+            elif f.of is not None:
                 numbers.setdefault(f.of, len(numbers))
                 found = next((s for s in stats if s.field == f.of), None)
                 if found is None:
@@ -188,7 +206,8 @@ def _plan_entity(pipeline: Pipeline, entity: str) -> EntityPlan:
     stat_rows: list[tuple[int, ...]] = []
     stat_of: dict[tuple[int, str], int] = {}
     for hop, stats in tracks.items():
-        words, first_stat = 2, len(stat_rows)
+        label_at = 2 if hop in label_fed else -1
+        words, first_stat = 3 if hop in label_fed else 2, len(stat_rows)
         for stat in stats:
             stat_of[hop, stat.field] = len(stat_rows)
             n_at, words = words, words + 1
@@ -202,7 +221,7 @@ def _plan_entity(pipeline: Pipeline, entity: str) -> EntityPlan:
             if Aggregate.MAX in stat.needs:
                 max_at, words = words, words + 1
             stat_rows.append((numbers[stat.field], n_at, sum_at, welford_at, min_at, max_at))
-        track_rows.append((hop, keep[hop], words, first_stat, len(stat_rows)))
+        track_rows.append((hop, keep[hop], words, first_stat, len(stat_rows), label_at))
 
     table_of = {table: i for i, table in enumerate(distinct)}
     rows: list[tuple[int, ...]] = []
@@ -215,7 +234,7 @@ def _plan_entity(pipeline: Pipeline, entity: str) -> EntityPlan:
             place = table_of[f.of, f.hop]
         elif f.hop is not None:
             place = track_of[f.hop]
-            stat_index = stat_of[f.hop, f.of] if f.of is not None else -1
+            stat_index = stat_of[f.hop, f.of] if f.of is not None and op != OP_RATE else -1
         if f.window is not None and f.hop is not None:
             tiles = f.window // f.hop
         window = -1 if f.window is None else f.window
@@ -240,7 +259,7 @@ def _plan_entity(pipeline: Pipeline, entity: str) -> EntityPlan:
         layout=layout_digest(pipeline, entity),
         is_key=int(entity == pipeline.event.key),
         dedupe_window=pipeline.event.dedupe_window,
-        tracks=as_table(track_rows, 5),
+        tracks=as_table(track_rows, 6),
         stats=as_table(stat_rows, 6),
         tables=as_table([(hashes[field], hop, kept) for (field, hop), kept in distinct.items()], 3),
         lasts=np.array([numbers[field] for field in last], dtype=np.int64),

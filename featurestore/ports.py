@@ -21,11 +21,18 @@ class Applied:
     stream_time       greatest event time among applied events, UTC microseconds
     verdict_position  an offset in the verdicts partition of the same number: the verdicts of all source
                       offsets from ``next_offset`` on lie at or after it
+    labels_offset     the first offset of ``labels.joined`` that is NOT applied (0 where labels feed nothing)
     """
 
     next_offset: int
     stream_time: int
     verdict_position: int
+    labels_offset: int = 0
+
+    @property
+    def progress(self) -> int:
+        """One number that grows whenever events or labels are applied; the fence compares it."""
+        return self.next_offset + self.labels_offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +58,9 @@ class PartitionFlush:
     """State to write for one partition after a commit.
 
     ``expected`` is what the caller believes is stored (None: nothing yet). When the store holds another
-    ``next_offset``, nothing of ``applied`` is written and StateFenced is raised. ``blobs`` are
-    (entity, key, blob) with the blob's own source offset in its first 8 bytes (little-endian int64); a blob
-    whose stored offset is greater is left alone.
+    ``progress``, nothing of ``applied`` is written and StateFenced is raised. ``blobs`` are
+    (entity, key, blob) with the blob's own progress in its first 8 bytes (little-endian int64); a blob
+    whose stored progress is greater is left alone.
     """
 
     partition: int

@@ -18,16 +18,20 @@ import numpy as np
 import numpy.typing as npt
 
 from domain.batch import EventBatch, Floats, Ints
+from domain.label import LabelBatch
 from domain.pipeline import LatePolicy, Pipeline, ValueFeature
 from featurestore import kernels
 from featurestore.entity_table import EntityTable
 from featurestore.kernels_hash import hash_numbers, hash_texts
-from featurestore.plan import plan_entities
+from featurestore.plan import L_CHANGE, L_OFFSET, L_ROW, L_SLOT, L_TIME, plan_entities
 from featurestore.ports import EntityRequest
 
 __all__ = ["Advanced", "FeatureTables"]
 
 Bools = npt.NDArray[np.bool_]
+
+_NO_ROWS: Ints = np.empty(0, dtype=np.int64)
+_NO_LABELS: Ints = np.empty((0, 5), dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class Advanced:
     first_decision  int64[n], likewise its decision code
     late            bool[n]
     stream_time     greatest event time so far, UTC microseconds
+    labels_applied  int64[n], how many of the given label changes were applied before each row
     """
 
     features: Floats
@@ -50,6 +55,7 @@ class Advanced:
     first_decision: Ints
     late: Bools
     stream_time: int
+    labels_applied: Ints
 
 
 class FeatureTables:
@@ -97,16 +103,21 @@ class FeatureTables:
         for table in self._tables:
             table.drop_partition(partition)
 
-    def missing(self, partition: int, batch: EventBatch) -> list[EntityRequest]:
-        """State that must be loaded before ``batch`` of ``partition`` can advance."""
+    def missing(
+        self, partition: int, batch: EventBatch, labels: LabelBatch | None = None
+    ) -> list[EntityRequest]:
+        """State that must be loaded before ``batch`` of ``partition``, with ``labels``, can advance."""
         requests = []
         for table in self._tables:
             keys = batch.entities[table.plan.entity]
+            labelled = self._labelled_keys(table, labels)
             sources = [partition] if table.plan.is_key else range(self._partitions)
             for source in sources:
                 index = table.index(source)
                 if source in self._held or source == partition:
                     wanted = [key for key in keys if key not in index]
+                    if source == partition:
+                        wanted += [key for key in labelled if key not in index]
                 else:
                     wanted = list(keys)
                 if wanted:
@@ -126,16 +137,22 @@ class FeatureTables:
         *,
         stream_time: int,
         want_features: bool = True,
+        labels: LabelBatch | None = None,
     ) -> Advanced:
         """Process a batch in order: features of each event, then its effect on state.
 
         ``stream_time`` is the greatest event time of the partition's earlier events. With
         ``want_features=False`` only state moves (recovery). All state named by ``missing`` must be loaded.
+
+        ``labels`` are applied in between, in their order: each before the first row at whose stream time
+        (that row's event included) it and all labels before it are known. Raises ValueError when one of them
+        is not known by the last row (``LabelBatch.due`` tells how many are).
         """
         n = len(batch)
         self._tick += 1
         features: Floats = np.full((n, len(self._pipeline.features)), np.nan)
         before = np.maximum.accumulate(np.concatenate([[stream_time], batch.times]))
+        labels_applied = _labels_before(labels, before[1:])
         late: Bools = batch.times < before[:-1] - self._pipeline.event.max_lateness
         action = np.zeros(n, dtype=np.uint8)
         if self._pipeline.event.late is LatePolicy.IGNORE:
@@ -151,6 +168,7 @@ class FeatureTables:
             values = self._number_columns(plan.number_fields, batch)
             hashes = self._hash_columns(plan.hash_fields, batch)
             id_hashes = hash_texts(batch.ids, self._hash_key) if plan.is_key else no_hashes
+            changes = self._label_rows(partition, table, labels, labels_applied)
             row = 0
             while True:
                 row = kernels.advance(
@@ -172,6 +190,7 @@ class FeatureTables:
                     values,
                     hashes,
                     id_hashes,
+                    changes,
                     features,
                     first_offset,
                     first_score,
@@ -184,12 +203,51 @@ class FeatureTables:
                     break
                 table.grow()
             table.dirty[slots[action == kernels.APPLY]] = True
+            table.dirty[changes[:, L_SLOT]] = True
         duplicate: Bools = action == kernels.NOTHING
         if want_features:
             for column, field in self._values:
                 features[:, column] = batch.numbers[field]
             features[duplicate] = np.nan
-        return Advanced(features, duplicate, first_offset, first_score, first_decision, late, int(before[-1]))
+        return Advanced(
+            features,
+            duplicate,
+            first_offset,
+            first_score,
+            first_decision,
+            late,
+            int(before[-1]),
+            labels_applied,
+        )
+
+    def apply_labels(self, partition: int, labels: LabelBatch) -> None:
+        """Apply all of ``labels`` at once, without events: in recovery, after the events were rebuilt.
+
+        Gives the same state as applying them between the events. What ``missing`` names of an empty batch
+        and ``labels`` must be loaded.
+        """
+        self._tick += 1
+        for table in self._tables:
+            changes = self._label_rows(partition, table, labels, _NO_ROWS)
+            at = 0
+            while at < len(changes):
+                at = kernels.apply_labels(
+                    table.words,
+                    table.floats,
+                    table.bases,
+                    table.classes,
+                    table.free,
+                    table.top,
+                    table.plan.arrays,
+                    table.plan.growth_words,
+                    changes,
+                    at,
+                    0,
+                    self._starts,
+                )
+                if at < len(changes):
+                    table.grow()
+            table.dirty[changes[:, L_SLOT]] = True
 
     def set_results(
         self, partition: int, keys: Sequence[str], offsets: Ints, scores: Floats, decisions: Ints
@@ -242,6 +300,29 @@ class FeatureTables:
             table.dirty[table.dirty_slots(partition)] = False
         self.evict()
 
+    @staticmethod
+    def _labelled_keys(table: EntityTable, labels: LabelBatch | None) -> list[str]:
+        """Entities of one kind whose state ``labels`` change."""
+        if labels is None or not table.plan.label_fed:
+            return []
+        keys = labels.entities[table.plan.entity]
+        return [keys[i] for i in np.flatnonzero(labels.change).tolist()]
+
+    def _label_rows(
+        self, partition: int, table: EntityTable, labels: LabelBatch | None, applied: Ints
+    ) -> Ints:
+        """The label changes that concern one table, int64[m, 5] (the ``L_`` columns of featurestore.plan)."""
+        if labels is None or not table.plan.label_fed:
+            return _NO_LABELS
+        counted = np.flatnonzero(labels.change)
+        rows: Ints = np.empty((len(counted), 5), dtype=np.int64)
+        rows[:, L_SLOT] = table.slots_of(partition, self._labelled_keys(table, labels), self._tick)
+        rows[:, L_TIME] = labels.times[counted]
+        rows[:, L_OFFSET] = labels.offsets[counted]
+        rows[:, L_CHANGE] = labels.change[counted]
+        rows[:, L_ROW] = np.searchsorted(applied, counted, side="right")
+        return rows
+
     def _peers(self, table: EntityTable, batch: EventBatch, slots: Ints) -> tuple[Ints, Ints]:
         n = len(slots)
         if table.plan.is_key or self._partitions == 1:
@@ -269,3 +350,18 @@ class FeatureTables:
                 texts = batch.strings.get(field)
                 hashes[:, i] = hash_texts(batch.entities[field] if texts is None else texts, self._hash_key)
         return hashes
+
+
+def _labels_before(labels: LabelBatch | None, stream_times: Ints) -> Ints:
+    """How many label changes are applied before each row, given the stream time at it; int64[n]."""
+    if labels is None or len(labels) == 0:
+        return np.zeros(len(stream_times), dtype=np.int64)
+    known = np.maximum.accumulate(labels.known_at)
+    applied: Ints = np.searchsorted(known, stream_times, side="right").astype(np.int64)
+    if len(applied) == 0 or applied[-1] < len(labels):
+        due = 0 if len(applied) == 0 else int(applied[-1])
+        raise ValueError(
+            f"{len(labels) - due} of {len(labels)} label changes are not known by the last row of the batch; "
+            "pass only those that LabelBatch.due counts"
+        )
+    return applied

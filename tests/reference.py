@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from domain.pipeline import Aggregate, AggregateFeature, LatePolicy, Pipeline, ValueFeature
 
-__all__ = ["Outcome", "Reference", "Row"]
+__all__ = ["Label", "Outcome", "Reference", "Row"]
 
 Value = float | str | None
 REMEMBERED_IDS = 64
@@ -31,13 +31,28 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Label:
+    """One change of the label of an event at ``time``; ``change`` is +1, -1 or 0. Times in UTC microseconds."""
+
+    offset: int
+    known_at: int
+    time: int
+    entities: dict[str, str]
+    change: int
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
-    """``features`` is None for a duplicate; a missing value in it is None, and expressions are left out."""
+    """``features`` is None for a duplicate; a missing value in it is None, and expressions are left out.
+
+    ``labels_applied`` counts the given labels that were applied before the event.
+    """
 
     features: dict[str, float | None] | None
     late: bool
     first_offset: int | None
     stream_time: int
+    labels_applied: int
 
     @property
     def duplicate(self) -> bool:
@@ -49,6 +64,7 @@ class Outcome:
 class _Partition:
     stream_time: int | None = None
     counted: list[Row] = field(default_factory=list)
+    labels: list[Label] = field(default_factory=list)
     ids: dict[str, list[Row]] = field(default_factory=dict)
 
 
@@ -59,17 +75,29 @@ class Reference:
         self._pipeline = pipeline
         self._partitions = [_Partition() for _ in range(partitions)]
 
-    def process(self, partition: int, rows: Sequence[Row]) -> list[Outcome]:
-        """Outcomes of ``rows``, which are the partition's next events in offset order."""
-        return [self._process(self._partitions[partition], partition, row) for row in rows]
+    def process(self, partition: int, rows: Sequence[Row], labels: Sequence[Label] = ()) -> list[Outcome]:
+        """Outcomes of ``rows``, which are the partition's next events in offset order.
 
-    def _process(self, here: _Partition, partition: int, row: Row) -> Outcome:
+        ``labels`` are its next label changes, in log order: each is applied as soon as stream time reaches
+        the moment at which it was known, and the ones before it are applied.
+        """
+        pending = list(labels)
+        return [
+            self._process(self._partitions[partition], partition, row, pending, len(labels)) for row in rows
+        ]
+
+    def _process(
+        self, here: _Partition, partition: int, row: Row, pending: list[Label], given: int
+    ) -> Outcome:
         event = self._pipeline.event
         late = here.stream_time is not None and row.time < here.stream_time - event.max_lateness
         here.stream_time = row.time if here.stream_time is None else max(here.stream_time, row.time)
+        while pending and pending[0].known_at <= here.stream_time:
+            here.labels.append(pending.pop(0))
+        applied = given - len(pending)
         first = self._first_occurrence(here, row)
         if first is not None:
-            return Outcome(None, late, first.offset, here.stream_time)
+            return Outcome(None, late, first.offset, here.stream_time, applied)
         features: dict[str, float | None] = {}
         for feature in self._pipeline.features:
             if isinstance(feature, ValueFeature):
@@ -81,7 +109,7 @@ class Reference:
         if not (late and event.late is LatePolicy.IGNORE):
             here.counted.append(row)
             self._remember(here, row)
-        return Outcome(features, late, None, here.stream_time)
+        return Outcome(features, late, None, here.stream_time, applied)
 
     def _first_occurrence(self, here: _Partition, row: Row) -> Row | None:
         for known in here.ids.get(row.entities[self._pipeline.event.key], []):
@@ -100,12 +128,14 @@ class Reference:
         """One feature from the events of the same entity value, one list per partition."""
         here = self._partitions[partition]
         sources = [here] if f.entity == self._pipeline.event.key else self._partitions
-        histories = []
+        histories, labels = [], []
         for source in sources:
             history = [r for r in source.counted if r.entities[f.entity] == row.entities[f.entity]]
             if f.include_current and source is here:
                 history.append(row)
             histories.append(history)
+            told = [c for c in source.labels if c.change and c.entities[f.entity] == row.entities[f.entity]]
+            labels.append(told if self._label_fed(f) else [])
         if f.aggregate is Aggregate.SECONDS_SINCE_LAST:
             times = [r.time for history in histories for r in history]
             newest = max(times, default=None)
@@ -114,7 +144,14 @@ class Reference:
             return max(0, row.time - newest) / 1e6
         if f.aggregate is Aggregate.LAST:
             return self._last(f, row, histories)
-        inside = [r for history in histories for r in self._in_window(f, row.time, history)]
+        inside = []
+        positives = 0
+        for history, told in zip(histories, labels, strict=True):
+            lowest, highest = self._tiles(f, row.time, [*history, *told])
+            inside += [r for r in history if lowest <= r.time // _given(f.hop) <= highest]
+            positives += sum(c.change for c in told if lowest <= c.time // _given(f.hop) <= highest)
+        if f.aggregate is Aggregate.RATE:
+            return min(max(positives / len(inside), 0.0), 1.0) if inside else None
         if f.of is None:
             return float(len(inside))
         values = [r.fields[f.of] for r in inside if r.fields[f.of] is not None]
@@ -136,21 +173,19 @@ class Reference:
         assert isinstance(value, float)
         return value
 
-    def _in_window(self, f: AggregateFeature, now: int, history: list[Row]) -> list[Row]:
-        """Events of one partition's history whose tile is kept and lies in the window of ``now``."""
-        assert f.hop is not None
-        assert f.window is not None
-        hop = f.hop
-        lowest = (now - f.delay) // hop - f.window // hop
+    def _tiles(self, f: AggregateFeature, now: int, seen: Sequence[Row | Label]) -> tuple[int, float]:
+        """First and last tile of the window at ``now`` that one partition keeps, having ``seen`` all that."""
+        hop = _given(f.hop)
+        lowest = (now - f.delay) // hop - _given(f.window) // hop
         highest: float = now // hop if f.delay == 0 else (now - f.delay) // hop - 1
         if f.aggregate is Aggregate.DISTINCT:
             highest = math.inf
-        oldest_kept = max((r.time // hop for r in history), default=0) - self._keep(f)
-        return [r for r in history if max(lowest, oldest_kept) <= r.time // hop <= highest]
+        oldest_kept = max((r.time // hop for r in seen), default=0) - self._keep(f)
+        return max(lowest, oldest_kept), highest
 
-    def _keep(self, f: AggregateFeature) -> int:
-        """Tiles kept behind the newest. Features with the same hop share tiles: the largest need counts."""
-        sharing = [
+    def _sharing(self, f: AggregateFeature) -> list[AggregateFeature]:
+        """Features of the same entity that share tiles with ``f``, itself included."""
+        return [
             g
             for g in self._pipeline.features
             if isinstance(g, AggregateFeature)
@@ -158,12 +193,24 @@ class Reference:
             and (g.aggregate is Aggregate.DISTINCT) == (f.aggregate is Aggregate.DISTINCT)
             and (g.of == f.of or f.aggregate is not Aggregate.DISTINCT)
         ]
+
+    def _label_fed(self, f: AggregateFeature) -> bool:
+        """Whether labels open tiles that ``f`` looks at, as events do."""
+        return any(g.aggregate is Aggregate.RATE for g in self._sharing(f))
+
+    def _keep(self, f: AggregateFeature) -> int:
+        """Tiles kept behind the newest. Features with the same hop share tiles: the largest need counts."""
         lateness = self._pipeline.event.max_lateness
         return max(
             g.window // g.hop + math.ceil((g.delay + lateness) / g.hop) + 1
-            for g in sharing
+            for g in self._sharing(f)
             if g.window is not None and g.hop is not None
         )
+
+
+def _given(value: int | None) -> int:
+    assert value is not None
+    return value
 
 
 def _combine(aggregate: Aggregate, values: list[float]) -> float | None:

@@ -1,16 +1,16 @@
 -- Write blobs of one partition, and perhaps how far it is applied, if nobody else moved it on.
 --
 -- KEYS[1]    fs:{pipeline:p}:applied          KEYS[2..]  entity blobs, same hash tag
--- ARGV[1]    next_offset the caller believes is stored (decimal), '' for "nothing is stored"
--- ARGV[2]    next_offset being written (decimal)
+-- ARGV[1]    progress the caller believes is stored (decimal), '' for "nothing is stored"
+-- ARGV[2]    progress being written (decimal)
 -- ARGV[3]    new value of KEYS[1], '' when more chunks of this flush follow
--- ARGV[4..]  blobs, ARGV[i + 2] belongs to KEYS[i]; first 8 bytes: source offset, little-endian int64
+-- ARGV[4..]  blobs, ARGV[i + 2] belongs to KEYS[i]; first 8 bytes: progress, little-endian int64
 --
--- Returns -1 when written, else the next_offset that is stored (-2 when nothing is): the caller is fenced.
--- A stored next_offset equal to ARGV[2] is the caller's own write whose answer was lost: writing again is
+-- Returns -1 when written, else the progress that is stored (-2 when nothing is): the caller is fenced.
+-- A stored progress equal to ARGV[2] is the caller's own write whose answer was lost: writing again is
 -- harmless, as blobs are absolute values and older ones are refused.
 --
--- Offsets are compared as numbers (exact below 2^53): comparing strings in Redis's Lua follows the locale.
+-- Progress is compared as a number (exact below 2^53): comparing strings in Redis's Lua follows the locale.
 local fence = redis.call('GET', KEYS[1])
 if fence then
   local stored = struct.unpack('<i8', fence)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from tests.chaos import scenarios_workers
+from tests.chaos import scenarios_redis, scenarios_workers
 from tests.chaos.scenario import Scenario
 
 __all__ = ["SCENARIOS", "named"]
 
-SCENARIOS: tuple[Scenario, ...] = (*scenarios_workers.SCENARIOS,)
+SCENARIOS: tuple[Scenario, ...] = (*scenarios_workers.SCENARIOS, *scenarios_redis.SCENARIOS)
 
 
 def named(name: str) -> Scenario:

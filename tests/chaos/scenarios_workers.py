@@ -97,7 +97,7 @@ def _zombie(stage: Stage, point: str, *, transaction_ms: int | None = None) -> W
     reached = {p: end for p, end in stage.reaches().items() if p in held}
     stage.await_owners("w2")
     stage.await_news(fault.at, held)
-    # until then the zombie's state is also the heir's, and writing it does no harm
+    # until then the heir may hold just what the zombie is about to write, and writing it does no harm
     stage.await_applied({p: end + 1 for p, end in reached.items()})
     os.kill(zombie.pid, signal.SIGCONT)
     return zombie

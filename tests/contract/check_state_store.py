@@ -37,9 +37,9 @@ AWKWARD_KEYS = [
 ]
 
 
-def blob(offset: int, content: bytes = b"") -> bytes:
-    """A blob as the store sees it: its source offset, then anything."""
-    return struct.pack("<q", offset) + content
+def blob(progress: int, content: bytes = b"") -> bytes:
+    """A blob as the store sees it: how far it is, then anything."""
+    return struct.pack("<q", progress) + content
 
 
 def flush_of(
@@ -70,7 +70,7 @@ class StateStoreContract:
         assert store.load_applied(0) is None
 
     def test_gives_back_what_was_flushed(self, store: StateStore) -> None:
-        extremes = Applied(2**53 - 1, -(2**62), 2**62)
+        extremes = Applied(2**52, -(2**62), 2**62, 2**52 - 1)
         store.flush([flush_of(None, extremes, ("account", "a", blob(9, b"A")), ("merchant", "a", blob(8)))])
         assert store.load_applied(0) == extremes
         assert read(store, "account", "a") == blob(9, b"A")
@@ -96,10 +96,19 @@ class StateStoreContract:
         assert store.load_applied(0) is None
         assert read(store, "account", "a") is None
 
-    def test_the_fence_looks_at_next_offset_only(self, store: StateStore) -> None:
-        store.flush([flush_of(None, A10)])
+    def test_the_fence_looks_at_progress_only(self, store: StateStore) -> None:
+        store.flush([flush_of(None, Applied(8, 1_000, 5, labels_offset=2))])
         store.flush([flush_of(Applied(10, 0, 0), A20)])
         assert store.load_applied(0) == A20
+
+    def test_labels_alone_move_applied_and_fence_who_does_not_know_of_them(self, store: StateStore) -> None:
+        labelled = Applied(10, 1_000, 5, labels_offset=1)
+        store.flush([flush_of(None, A10, ("account", "a", blob(10, b"events")))])
+        store.flush([flush_of(A10, labelled, ("account", "a", blob(11, b"and a label")))])
+        with pytest.raises(StateFenced, match="partition 0"):
+            store.flush([flush_of(A10, Applied(12, 1_000, 5), ("account", "a", blob(12, b"zombie")))])
+        assert store.load_applied(0) == labelled
+        assert read(store, "account", "a") == blob(11, b"and a label")
 
     def test_repeating_a_flush_after_a_lost_answer_succeeds(self, store: StateStore) -> None:
         first = flush_of(None, A10, ("account", "a", blob(9, b"A")))
@@ -111,7 +120,7 @@ class StateStoreContract:
         with pytest.raises(StateFenced):
             store.flush([first])
 
-    def test_blobs_are_written_when_the_offset_stands_still(self, store: StateStore) -> None:
+    def test_blobs_are_written_when_progress_stands_still(self, store: StateStore) -> None:
         store.flush([flush_of(None, A10)])
         later = Applied(10, 1_000, 6)
         store.flush([flush_of(A10, later, ("account", "a", blob(9, b"scored")))])
@@ -128,8 +137,8 @@ class StateStoreContract:
         store.flush([flush_of(A20, A30, ("account", "a", blob(300, b"same offset")))])
         assert read(store, "account", "a") == blob(300, b"same offset")
 
-    def test_offsets_compare_as_numbers_not_as_bytes(self, store: StateStore) -> None:
-        # as little-endian bytes 256 comes before 255; -1 is the offset of an untouched entity
+    def test_progress_compares_as_numbers_not_as_bytes(self, store: StateStore) -> None:
+        # as little-endian bytes 256 comes before 255
         applied = None
         for i, offset in enumerate([-1, 255, 256, 2**31, 2**32, 2**53 - 1]):
             following = Applied(i, 0, 0)
@@ -174,8 +183,8 @@ class StateStoreContract:
         [found] = store.load_entities([EntityRequest(0, "account", [*keys, "absent"])])
         assert found == [*(content for _, _, content in blobs), None]
 
-    def test_a_blob_without_an_offset_is_refused_before_anything_is_written(self, store: StateStore) -> None:
-        with pytest.raises(ValueError, match="offset"):
+    def test_a_blob_without_progress_is_refused_before_anything_is_written(self, store: StateStore) -> None:
+        with pytest.raises(ValueError, match="progress"):
             store.flush([flush_of(None, A10, ("account", "a", blob(1)), ("account", "b", b"short"))])
         assert store.load_applied(0) is None
         assert read(store, "account", "a") is None

@@ -52,12 +52,13 @@ def own(new_redis: Callable[[], EmbeddedRedis]) -> EmbeddedRedis:
 
 
 def test_keys_and_values_are_as_documented(store: RedisStateStore, client: Client) -> None:
-    store.flush([PartitionFlush(3, None, A10, [("merchant id", "a:b", blob(9, b"state"))])])
+    applied = Applied(10, 1_000, 5, labels_offset=3)
+    store.flush([PartitionFlush(3, None, applied, [("merchant id", "a:b", blob(9, b"state"))])])
     store.save_model(3, ModelSnapshot(7, 8, b"model"))
     assert {key: client.get(key) for key in client.scan_iter()} == {
-        b"fs:{payments:3}:applied": b"".join(v.to_bytes(8, "little") for v in (10, 1_000, 5, 1)),
+        b"fs:{payments:3}:applied": b"".join(v.to_bytes(8, "little") for v in (13, 10, 1_000, 5, 2, 3)),
         b"fs:{payments:3}:merchant%20id:a%3Ab": blob(9, b"state"),
-        b"fs:{payments:3}:model": b"".join(v.to_bytes(8, "little") for v in (7, 8, 1)) + b"model",
+        b"fs:{payments:3}:model": b"".join(v.to_bytes(8, "little") for v in (7, 8, 2)) + b"model",
     }
 
 
@@ -252,14 +253,27 @@ def test_documented_rights_suffice_and_missing_ones_are_named(own: EmbeddedRedis
         RedisStateStore(client, "payments").load_applied(0)
 
 
+FORMAT_1 = b"".join(v.to_bytes(8, "little") for v in (10, 1_000, 5, 1))
+"""``applied`` as the first format had it."""
+
+
 @pytest.mark.parametrize(
-    ("key", "value"), [("applied", b"short"), ("applied", b"\2" * 32), ("model", b"\2" * 40)]
+    ("key", "value"),
+    [
+        ("applied", b"short"),
+        ("applied", b"\2" * 48),
+        ("applied", FORMAT_1),
+        ("applied", b"".join(v.to_bytes(8, "little") for v in (12, 10, 1_000, 5, 2, 1))),
+        ("model", b"\2" * 40),
+        ("model", FORMAT_1[:16] + FORMAT_1[24:]),
+    ],
+    ids=["short", "foreign", "format 1", "progress is not the sum", "foreign model", "model of format 1"],
 )
 def test_foreign_values_are_a_mismatch(
     store: RedisStateStore, client: Client, key: str, value: bytes
 ) -> None:
     client.set(f"fs:{{payments:0}}:{key}", value)
-    with pytest.raises(StateMismatch, match="format"):
+    with pytest.raises(StateMismatch, match=r"format 2.*state reset"):
         store.load_applied(0) if key == "applied" else store.load_model(0)
 
 

@@ -112,7 +112,8 @@ def _hook(act: KillAt | ActAt | None) -> Callable[[str], None]:
         if visits == act.visit:
             number = act.signal if isinstance(act, ActAt) else signal.SIGKILL
             if number:
-                os.kill(os.getpid(), number)
+                # to this thread: sent to the process, another one may take SIGSTOP while this one runs on
+                signal.pthread_kill(threading.get_ident(), number)
             else:
                 assert isinstance(act, ActAt)
                 threading.Event().wait(act.seconds)

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from domain.durations import format_duration, parse_duration
 from domain.errors import PipelineInvalid, Problem, ServiceMissing
-from domain.pipeline import AggregateFeature, FieldType, ValueFeature
+from domain.pipeline import Aggregate, AggregateFeature, FieldType, ValueFeature
 from domain.pipeline_features import _suggest_hop
 from domain.pipeline_file import json_schema, load_pipeline, parse_pipeline
 from tests.unit.domain.samples import EXAMPLES, PAYMENTS, payments
@@ -150,10 +150,19 @@ X, HST = "a feature x instead of the last one", "one more key for the detector"
         ("values: [web, till]", "values: [web, 1]", "event.fields.channel.values", "not a text"),
         ("    amount: {", "    Amount: {type: number}\n    amount: {", "event.fields.Amount", "valid name"),
         ("    amount: {", "    in: {type: number}\n    amount: {", "event.fields.in", "reserved"),
+        (X, "{entity: shop, aggregate: rate, window: 1d}", "x.of", "is missing"),
+        (X, "{entity: shop, aggregate: rate, of: amount, window: 1d}", "x.of", "labelled events"),
+        (X, "{entity: shop, aggregate: rate, of: label}", "x.window", "is missing"),
         (
-            FEATURE,
-            "  shop_count: {entity: shop, aggregate: rate, window: 1d}\n",
-            "features.shop_count.aggregate",
+            X,
+            "{entity: shop, aggregate: rate, of: label, window: 1d, include_current: false}",
+            "x.include_current",
+            "earlier",
+        ),
+        (
+            X,
+            "{entity: shop, aggregate: median, of: amount, window: 1d}",
+            "x.aggregate",
             "not built",
         ),
         (FEATURE, "  shop: {entity: shop, aggregate: count, window: 1d}\n", "features.shop", "called like"),
@@ -302,6 +311,17 @@ def test_aliases_may_be_used() -> None:
     assert parse_pipeline(text, "p").event.field("other").type is FieldType.BOOLEAN
 
 
+def test_a_label_fed_rate_makes_the_pipeline_label_fed() -> None:
+    feature = "  x: {entity: shop, aggregate: rate, of: label, window: 28d, delay: 7d}\n"
+    pipeline = parse_pipeline(change(FEATURE, FEATURE + feature), "p.yaml")
+    rate = pipeline.features[-1]
+    assert isinstance(rate, AggregateFeature)
+    assert (rate.aggregate, rate.of, rate.include_current) == (Aggregate.RATE, "label", False)
+    assert (rate.window, rate.delay) == (parse_duration("28d"), parse_duration("7d"))
+    assert pipeline.label_fed
+    assert not payments().label_fed
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 400), st.integers(0, 400))
 def test_a_suggested_hop_is_right(window: int, delay: int) -> None:
@@ -342,6 +362,9 @@ def test_no_damaged_file_raises_anything_else(data: st.DataObject) -> None:
         lambda d: d["event"]["fields"]["at"].update(minimum=1),
         lambda d: d["event"].update(max_lateness="soon"),
         lambda d: d["features"].update(x={"entity": "shop", "aggregate": "rate", "window": "1d"}),
+        lambda d: d["features"].update(
+            x={"entity": "shop", "aggregate": "rate", "of": "amount", "window": "1d"}
+        ),
         lambda d: d["features"].update(x={"entity": "shop", "aggregate": "sum", "window": "1d"}),
         lambda d: d["features"].update(x={"entity": "shop", "aggregate": "count"}),
         lambda d: d["features"].update(Bad={"value": "amount"}),
