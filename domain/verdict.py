@@ -81,6 +81,8 @@ class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     ``features`` holds the vector as scored (null: missing, or a duplicate). ``score`` is the share of recent
     traffic that looked less suspicious (0 to 1); null while every detector warms up. Times are UTC
     microseconds. For a ``duplicate``, score and decision are the first occurrence's, ``first`` says where it is.
+    ``labels_offset``, where features count labels: the first offset in the same partition of ``labels.joined``
+    that they do not reflect.
     """
 
     id: str
@@ -96,6 +98,7 @@ class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     versions: Versions
     source: Source
     first: Source | None = None
+    labels_offset: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class Alert(msgspec.Struct, frozen=True, gc=False, kw_only=True):

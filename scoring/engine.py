@@ -13,6 +13,7 @@ import numpy as np
 
 from detectors.ensemble import Ensemble, EnsembleOutput, Segment
 from domain.batch import EventBatch, Floats, Ints
+from domain.label import LabelBatch
 from domain.pipeline import ExpressionFeature, FieldType, Pipeline
 from featurestore.expressions import Expression, compile_expression
 from featurestore.ports import EntityRequest
@@ -51,6 +52,7 @@ class PartitionScorer:
         tables: FeatureTables | None = None,
         fetch: Fetch = nothing_stored,
         stream_time: int = 0,
+        labels_offset: int = 0,
         ensemble: Ensemble | None = None,
     ) -> None:
         self.pipeline = pipeline
@@ -59,30 +61,49 @@ class PartitionScorer:
         self.tables.hold(partition)
         self.ensemble = Ensemble(pipeline) if ensemble is None else ensemble
         self.stream_time = stream_time
+        self.labels_offset = labels_offset
         self._fetch = fetch
         self._names = pipeline.feature_names
         self._expressions = _compile(pipeline)
+        none: Ints = np.empty(0, dtype=np.int64)
+        self._no_events = EventBatch([], none, none, {name: [] for name in pipeline.entities}, {}, {})
 
-    def requests(self, batch: EventBatch) -> list[EntityRequest]:
-        """State to load into the tables before ``process(batch, loaded=True)``."""
-        return self.tables.missing(self.partition, batch)
+    def requests(self, batch: EventBatch, labels: LabelBatch | None = None) -> list[EntityRequest]:
+        """State to load into the tables before ``process(batch, loaded=True, labels=labels)``."""
+        return self.tables.missing(self.partition, batch, labels)
 
-    def process(self, batch: EventBatch, *, loaded: bool = False, degraded: bool = False) -> ScoredBatch:
+    def process(
+        self,
+        batch: EventBatch,
+        *,
+        labels: LabelBatch | None = None,
+        loaded: bool = False,
+        degraded: bool = False,
+    ) -> ScoredBatch:
         """Score a batch and move all state on.
 
-        ``loaded``: the caller has already loaded what :meth:`requests` names (for several partitions in one
-        round trip). ``degraded``: state could not be read; verdicts say so.
+        ``labels``: changes of labels that become known until the last event of the batch; each counts from the
+        first event on whose stream time has reached the time at which it was known. ``loaded``: the caller has
+        already loaded what :meth:`requests` names (for several partitions in one round trip). ``degraded``: state
+        could not be read; verdicts say so.
         """
-        return self._scored(batch, self.ensemble.step, loaded=loaded, degraded=degraded)
+        return self._scored(batch, self.ensemble.step, labels=labels, loaded=loaded, degraded=degraded)
 
     def preview(self, batch: EventBatch) -> ScoredBatch:
         """Score a batch without teaching the detectors. Feature state does move: use throw-away tables."""
-        return self._scored(batch, self.ensemble.score, loaded=False, degraded=False)
+        return self._scored(batch, self.ensemble.score, labels=None, loaded=False, degraded=False)
 
     def _scored(
-        self, batch: EventBatch, judge: Callable[[Floats], EnsembleOutput], *, loaded: bool, degraded: bool
+        self,
+        batch: EventBatch,
+        judge: Callable[[Floats], EnsembleOutput],
+        *,
+        labels: LabelBatch | None,
+        loaded: bool,
+        degraded: bool,
     ) -> ScoredBatch:
-        advanced = self._advance(batch, loaded=loaded, want_features=True)
+        labels_before = self.labels_offset
+        advanced = self._advance(batch, labels=labels, loaded=loaded, want_features=True)
         fresh = np.flatnonzero(~advanced.duplicate)
         x = advanced.features if len(fresh) == len(batch) else advanced.features[fresh]
         output = judge(x)
@@ -107,18 +128,32 @@ class PartitionScorer:
             segments=_on_batch(output.segments, fresh, len(batch)),
             reasons=explain(self.ensemble, self._names, advanced.features, alerts) if len(alerts) else {},
             stream_time=self.stream_time,
+            labels_offset=self._labels_offsets(labels_before, labels, advanced),
         )
 
-    def features_only(self, batch: EventBatch) -> Floats:
+    def features_only(self, batch: EventBatch, labels: LabelBatch | None = None) -> Floats:
         """Move feature state on and return the vectors, leaving the detectors alone."""
-        return self._advance(batch, loaded=False, want_features=True).features
+        return self._advance(batch, labels=labels, loaded=False, want_features=True).features
+
+    def label_requests(self, labels: LabelBatch) -> list[EntityRequest]:
+        """State to load into the tables before ``apply_labels(labels, loaded=True)``."""
+        return self.tables.missing(self.partition, self._no_events, labels)
+
+    def apply_labels(self, labels: LabelBatch, *, loaded: bool = False) -> None:
+        """Count changes of labels before anything else comes, whenever they were known."""
+        if not len(labels):
+            return
+        if not loaded:
+            self._load(self.label_requests(labels))
+        self.tables.apply_labels(self.partition, labels)
+        self.labels_offset = int(labels.offsets[-1]) + 1
 
     def rebuild(self, batch: EventBatch, scores: Floats, decisions: Ints) -> None:
         """Apply events whose verdicts are known (recovery): feature state moves, nothing is scored.
 
         ``scores`` and ``decisions`` are those of the committed verdicts, row by row.
         """
-        advanced = self._advance(batch, loaded=False, want_features=False)
+        advanced = self._advance(batch, labels=None, loaded=False, want_features=False)
         fresh = np.flatnonzero(~advanced.duplicate)
         self._remember(batch, fresh, scores, decisions.astype(np.int8))
 
@@ -130,15 +165,33 @@ class PartitionScorer:
         """Train the detectors on past vectors (float64[n, F])."""
         self.ensemble.fit(x)
 
-    def _advance(self, batch: EventBatch, *, loaded: bool, want_features: bool) -> Advanced:
+    def _load(self, requests: Sequence[EntityRequest]) -> None:
+        if requests:
+            self.tables.load(requests, self._fetch(requests))
+
+    def _labels_offsets(self, before: int, labels: LabelBatch | None, advanced: Advanced) -> Ints | None:
+        if not self.pipeline.label_fed:
+            return None
+        if labels is None or not len(labels):
+            return np.full(len(advanced.late), before, dtype=np.int64)
+        after: Ints = np.concatenate([[before], labels.offsets + 1])
+        return after[advanced.labels_applied]
+
+    def _advance(
+        self, batch: EventBatch, *, labels: LabelBatch | None, loaded: bool, want_features: bool
+    ) -> Advanced:
         if not loaded:
-            requests = self.requests(batch)
-            if requests:
-                self.tables.load(requests, self._fetch(requests))
+            self._load(self.requests(batch, labels))
         advanced = self.tables.advance(
-            self.partition, batch, stream_time=self.stream_time, want_features=want_features
+            self.partition,
+            batch,
+            stream_time=self.stream_time,
+            want_features=want_features,
+            labels=labels,
         )
         self.stream_time = advanced.stream_time
+        if labels is not None and len(labels):
+            self.labels_offset = int(labels.offsets[-1]) + 1
         if want_features and self._expressions:
             columns = dict(batch.numbers)
             for i, name in enumerate(self._names):

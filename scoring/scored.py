@@ -48,6 +48,8 @@ class ScoredBatch:
     segments      versions and abstentions of runs of rows (of this batch; duplicates belong to any)
     reasons       row to its reasons, for alerts
     stream_time   greatest event time so far, UTC microseconds
+    labels_offset int64[n]: first offset of ``labels.joined`` that the row's features do not reflect; None where no
+                  feature counts labels
     """
 
     batch: EventBatch
@@ -61,6 +63,7 @@ class ScoredBatch:
     segments: Sequence[Segment]
     reasons: Mapping[int, list[Reason]]
     stream_time: int
+    labels_offset: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.batch)

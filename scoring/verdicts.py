@@ -70,6 +70,9 @@ class VerdictEncoder:
             scores[row] = None
         topic, reasons = self._topic, scored.reasons
         none: list[Any] = []
+        labels: list[Any] = (
+            [msgspec.UNSET] * len(batch) if scored.labels_offset is None else scored.labels_offset.tolist()
+        )
         return [
             Verdict(
                 id=event_id,
@@ -85,6 +88,7 @@ class VerdictEncoder:
                 versions=version,
                 source=Source(topic, partition, offset),
                 first=None if first < 0 else Source(topic, partition, first),
+                labels_offset=label,
             )
             for row, (
                 event_id,
@@ -98,6 +102,7 @@ class VerdictEncoder:
                 version,
                 offset,
                 first,
+                label,
             ) in (
                 enumerate(
                     zip(
@@ -112,6 +117,7 @@ class VerdictEncoder:
                         versions,
                         offsets,
                         firsts,
+                        labels,
                         strict=True,
                     )
                 )

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from confluent_kafka import TopicPartition
 
+from domain.batch import EventBatch
 from domain.errors import StateFenced
+from featurestore.ports import EntityRequest
 from featurestore.tables import FeatureTables
 from scoring.scored import ScoredBatch
 from stream.dead_letters import dead_letter, reply_body
 from stream.decoding import Decoded, decode_messages
+from stream.label_feed import CHUNK, DueLabels, LabelFeed
 from stream.outbox import Headers, Outgoing
 from stream.takeover import write_note
 from stream.task import PartitionTask
@@ -46,9 +49,20 @@ class MicroBatch:
 
 
 class MicroBatcher:
-    """Decodes and scores micro-batches with the tasks of a session whose transactional id is ``owner``."""
+    """Decodes and scores micro-batches with the tasks of a session whose transactional id is ``owner``.
 
-    def __init__(self, parts: WorkerParts, tables: FeatureTables, owner: str, reply_partitions: int) -> None:
+    ``labels`` is None when no feature counts labels.
+    """
+
+    def __init__(
+        self,
+        parts: WorkerParts,
+        tables: FeatureTables,
+        labels: LabelFeed | None,
+        owner: str,
+        reply_partitions: int,
+    ) -> None:
+        self._labels = labels
         self._owner = owner
         self._parts = parts
         self._topics = Topics(parts.pipeline.name)
@@ -86,33 +100,52 @@ class MicroBatcher:
             batch = self._parts.codec.to_batch(
                 part.decoded.events, [part.messages[i].offset() for i in part.decoded.accepted]
             )
-            batches.append(batch)
-            requests += part.task.scorer.requests(batch)
+            due = self._due(part.task, batch, tasks)
+            batches.append((batch, due))
+            requests += part.task.scorer.requests(batch, None if due is None else due.labels)
         decoded_at = clock.monotonic()
-        if requests:
-            # nothing has changed yet: when the store is away, the batch is simply read again
-            found = self._parts.store.load_entities(requests)
-            self.check_nothing_lost({request.partition for request in requests} & tasks.keys(), tasks)
-            self._tables.load(requests, found)
+        # nothing has changed yet: when the store is away, the batch is simply read again
+        self._load(requests, tasks)
         loaded_at = clock.monotonic()
         outgoing = Outgoing()
         scored_batches = []
         offsets = []
         note = write_note(self._owner, clock.now())
-        for part, batch in zip(parts, batches, strict=True):
+        for part, (batch, due) in zip(parts, batches, strict=True):
             end = part.messages[-1].offset() + 1
             part.task.scored_offset = end
             offsets.append(TopicPartition(self._topics.events, part.task.partition, end, note))
             if len(batch):
-                scored = part.task.scorer.process(batch, loaded=True, degraded=part.task.incomplete)
+                scored = part.task.scorer.process(
+                    batch,
+                    labels=None if due is None else due.labels,
+                    loaded=True,
+                    degraded=part.task.incomplete,
+                )
                 scored_batches.append(scored)
                 self._write_verdicts(part, scored, outgoing)
+            if due is not None:
+                self._take(part.task, due)
+            if self._labels is not None:
+                offsets.append(
+                    TopicPartition(
+                        self._topics.labels_joined, part.task.partition, part.task.scored_labels, note
+                    )
+                )
             self._write_dead_letters(part, outgoing)
+            outgoing.others += part.task.letters
+            part.task.letters = []
         scored_at = clock.monotonic()
         metrics.stage_seconds.labels("decode").inc(decoded_at - started)
         metrics.stage_seconds.labels("load").inc(loaded_at - decoded_at)
         metrics.stage_seconds.labels("score").inc(scored_at - loaded_at)
         return MicroBatch(parts, scored_batches, outgoing, offsets)
+
+    def _load(self, requests: Sequence[EntityRequest], tasks: Mapping[int, PartitionTask]) -> None:
+        if requests:
+            found = self._parts.store.load_entities(requests)
+            self.check_nothing_lost({request.partition for request in requests} & tasks.keys(), tasks)
+            self._tables.load(requests, found)
 
     def check_nothing_lost(self, partitions: Iterable[int], tasks: Mapping[int, PartitionTask]) -> None:
         """See that the store still reflects what it once did of held ``partitions``.
@@ -126,13 +159,47 @@ class MicroBatcher:
             if known is None:
                 continue
             stored = self._parts.store.load_applied(partition)
-            if stored is None or stored.next_offset < known.next_offset:
+            if stored is None or stored.progress < known.progress:
                 raise StateFenced(
                     f"the online state of partition {partition} went back from offset {known.next_offset} to "
                     f"{'nothing' if stored is None else stored.next_offset}: Redis has lost data",
                     remedy="nothing to do now, state is rebuilt from the log; look why Redis lost it "
                     "(FLUSHALL, a truncated append-only file, a failover)",
                 )
+
+    def _due(
+        self, task: PartitionTask, batch: EventBatch, tasks: Mapping[int, PartitionTask]
+    ) -> DueLabels | None:
+        """Labels to count among the events of ``batch``.
+
+        Those that count before all of them are applied at once, a chunk at a time: after a long pause, or for a
+        new pipeline on an old log, they may be many. Memory is then ahead of the log by labels only; they are
+        committed with the batch, or with the one that is read instead of it when the store is away.
+        """
+        if self._labels is None or not len(batch):
+            return None
+        now = task.scorer.stream_time
+        first = max(now, int(batch.times[0]))
+        while True:
+            due = self._labels.due(task.partition, first, limit=CHUNK)
+            if len(due.labels) + len(due.refused) < CHUNK:
+                break
+            self._load(task.scorer.label_requests(due.labels), tasks)
+            task.scorer.apply_labels(due.labels, loaded=True)
+            self._take(task, due)
+        return self._labels.due(task.partition, max(now, int(batch.times.max())))
+
+    def _take(self, task: PartitionTask, due: DueLabels) -> None:
+        if self._labels is None:
+            return
+        self._labels.taken(task.partition, due.next_offset)
+        task.scored_labels = due.next_offset
+        metrics = self._parts.metrics
+        metrics.labels.inc(len(due.labels))
+        for message, why in due.refused:
+            metrics.dead_letters.labels(why.reason.value).inc()
+            letter = dead_letter(message, why)
+            task.letters.append((self._topics.label_dead_letters, task.partition, *letter))
 
     def _write_verdicts(self, part: Part, scored: ScoredBatch, outgoing: Outgoing) -> None:
         encoder, partition = self._parts.encoder, part.task.partition

@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from domain.errors import Fatal, Retriable
 
-__all__ = ["Fenced", "Outbox", "OutcomeUnknown", "Outgoing", "TransactionAborted"]
+__all__ = ["Fenced", "Headers", "Outbox", "OutcomeUnknown", "Outgoing", "Record", "TransactionAborted"]
 
 log = structlog.get_logger(__name__)
 
@@ -46,18 +46,19 @@ class Fenced(Fatal):
 
 
 Headers = list[tuple[str, str | bytes | None]]
+Record = tuple[str, int, bytes | None, bytes | None, Headers]
+"""Topic, partition (-1: by the key), key, value, headers."""
 
 
 @dataclass(slots=True)
 class Outgoing:
     """Records of one transaction, by topic and partition.
 
-    ``verdicts[partition]`` are (key, value) in offset order; ``others`` are single records with headers:
-    (topic, partition or -1, key, value, headers).
+    ``verdicts[partition]`` are (key, value) in offset order; ``others`` are single records with headers.
     """
 
     verdicts: dict[int, list[tuple[bytes | None, bytes]]] = field(default_factory=dict)
-    others: list[tuple[str, int, bytes | None, bytes | None, Headers]] = field(default_factory=list)
+    others: list[Record] = field(default_factory=list)
 
 
 class Outbox:

@@ -22,14 +22,15 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from domain.batch import Floats, Ints
 from domain.clock import Clock
 from domain.codec import EventCodec
-from domain.errors import Retriable, StateMismatch
+from domain.errors import EventRejected, Retriable, StateMismatch
+from domain.label_codec import JoinedLabel, LabelCodec
 from domain.pipeline import Pipeline
 from domain.verdict import DECISIONS, DecisionName, Source
 from featurestore.ports import Applied, StateStore
 from scoring.engine import PartitionScorer
 from stream.decoding import decode_messages
 from stream.kafka import KafkaConnection
-from stream.takeover import GRACE_SECONDS, end_transactions_of
+from stream.takeover import Patience, end_transactions_of
 from stream.topics import Topics
 
 __all__ = ["Recovered", "Recovery"]
@@ -57,6 +58,7 @@ class CommittedVerdict(msgspec.Struct, frozen=True, gc=False):
 class Recovered:
     """Where a partition stands after recovery.
 
+    ``next_labels`` is the first offset of ``labels.joined`` that is not counted.
     ``incomplete``: the log no longer reaches back to where the state ended, so windows miss events.
     """
 
@@ -67,6 +69,7 @@ class Recovered:
     relearned: int
     mismatches: int
     incomplete: bool
+    next_labels: int = 0
 
 
 class Recovery:
@@ -81,17 +84,24 @@ class Recovery:
         self._conf = {**conf, "enable.partition.eof": True, "auto.offset.reset": "error"}
         self._uncommitted = {**self._conf, "isolation.level": "read_uncommitted"}
         self._codec = codec
+        self._labels = LabelCodec(pipeline)
         self._store = store
         self._topics = Topics(pipeline.name)
         self._names = pipeline.feature_names
         self._decode = msgspec.json.Decoder(CommittedVerdict).decode
         self._pipeline = pipeline
 
-    def recover(self, scorer: PartitionScorer, committed: int | None, former: str | None = None) -> Recovered:
+    def recover(
+        self,
+        scorer: PartitionScorer,
+        committed: int | None,
+        committed_labels: int | None = None,
+        former: str | None = None,
+    ) -> Recovered:
         """Fill an empty ``scorer`` with the state at ``committed`` (None: the group never committed).
 
-        ``former`` is the transactional id of another worker that committed last. A transaction that it left
-        open is ended (``stream.takeover``).
+        ``committed_labels`` is the same of ``labels.joined``. ``former`` is the transactional id of another worker
+        that committed last; a transaction that it left open is ended (``stream.takeover``).
 
         Raises StateMismatch when stored state is ahead of the log, StoreUnavailable, Retriable (Kafka away).
         """
@@ -103,12 +113,19 @@ class Recovery:
             first, _ = self._ends(consumer, self._topics.events, partition)
             first_verdict, last_verdict = self._ends(consumer, self._topics.verdicts, partition)
             target = first if committed is None else committed
-            for what, at in (("feature state", applied), ("detector state", snapshot)):
-                if at is not None and at.next_offset > target:
+            label_target, label_start, labels_lost = self._label_range(
+                consumer, partition, committed_labels, applied
+            )
+            reflected: list[tuple[str, str, int | None, int]] = [
+                ("feature state", "events", applied.next_offset if applied else None, target),
+                ("detector state", "events", snapshot.next_offset if snapshot else None, target),
+                ("feature state", "labels", applied.labels_offset if applied else None, label_target),
+            ]
+            for what, of, at, end in reflected:
+                if at is not None and at > end:
                     raise StateMismatch(
-                        f"{what} of partition {partition} reflects events up to offset {at.next_offset}, but "
-                        f"only {target} are committed: the topic or the group was reset, or Redis belongs to "
-                        "another cluster",
+                        f"{what} of partition {partition} reflects {of} up to offset {at}, but only {end} are "
+                        "committed: the topic or the group was reset, or Redis belongs to another cluster",
                         remedy=f"if the log is right: `tidegate state reset --partition {partition}` and start "
                         "again; state is then rebuilt from the log",
                     )
@@ -125,7 +142,9 @@ class Recovery:
             learn_from = first if snapshot is None else snapshot.next_offset
             if applied is not None:
                 scorer.stream_time = applied.stream_time
-            incomplete = start < first or (applied is None and committed is not None and first > 0)
+            incomplete = (
+                labels_lost or start < first or (applied is None and committed is not None and first > 0)
+            )
             positions = [first_verdict if s is None else s.verdict_position for s in (applied, snapshot)]
             verdicts = _Verdicts(
                 self._visible_verdicts(consumer, partition, max(min(positions), first_verdict), former),
@@ -142,9 +161,47 @@ class Recovery:
                     rebuilt += self._rebuild(scorer, messages, known)
                     count, wrong = self._relearn(scorer, known, learn_from)
                     relearned, mismatches = relearned + count, mismatches + wrong
+            # labels and events may be counted in any order, so the labels come last
+            self._count_labels(scorer, consumer, label_start, label_target)
         finally:
             consumer.close()
-        return Recovered(target, applied, last_verdict, rebuilt, relearned, mismatches, incomplete)
+        return Recovered(
+            target, applied, last_verdict, rebuilt, relearned, mismatches, incomplete, label_target
+        )
+
+    def _label_range(
+        self, consumer: Consumer, partition: int, committed: int | None, applied: Applied | None
+    ) -> tuple[int, int, bool]:
+        """The committed offset of labels, where counting them again begins, and whether some of those are gone."""
+        if not self._pipeline.label_fed:
+            return 0, 0, False
+        first, _ = self._ends(consumer, self._topics.labels_joined, partition)
+        start = first if applied is None else applied.labels_offset
+        if committed is None:
+            # never committed: all labels still lie before us
+            return first, first, False
+        # a former life may have counted labels that retention has deleted since, or deleted before they were read
+        lost = start < first or (applied is None and first > 0)
+        return max(committed, first), max(start, first), lost
+
+    def _count_labels(self, scorer: PartitionScorer, consumer: Consumer, start: int, target: int) -> None:
+        if start >= target:
+            scorer.labels_offset = target
+            return
+        labels: list[JoinedLabel] = []
+        offsets: list[int] = []
+        for message in self._read(consumer, self._topics.labels_joined, scorer.partition, start, stop=target):
+            try:
+                label = self._labels.decode(message.value() or b"", received_at=message.timestamp()[1] * 1000)
+            except EventRejected:
+                continue  # a dead letter since it was first read
+            labels.append(label)
+            offsets.append(message.offset())
+            if len(labels) == CHUNK:
+                scorer.apply_labels(self._labels.to_batch(labels, offsets))
+                labels, offsets = [], []
+        scorer.apply_labels(self._labels.to_batch(labels, offsets))
+        scorer.labels_offset = target
 
     def _chunks(
         self, verdicts: _Verdicts, partition: int, start: int, target: int
@@ -221,7 +278,7 @@ class Recovery:
         finally:
             probe.close()
         yield from self._read(
-            consumer, self._topics.verdicts, partition, start, seen=end, hidden=_Patience(self._clock, former)
+            consumer, self._topics.verdicts, partition, start, seen=end, hidden=Patience(self._clock, former)
         )
 
     def _read(
@@ -232,7 +289,7 @@ class Recovery:
         start: int,
         stop: int | None = None,
         seen: int = 0,
-        hidden: _Patience | None = None,
+        hidden: Patience | None = None,
     ) -> Iterator[Any]:
         """Committed records of one partition from ``start`` up to ``stop`` or the end of the log.
 
@@ -277,29 +334,6 @@ class Recovery:
             yield message
             if stop is not None and offset == stop - 1:
                 return
-
-
-class _Patience:
-    """How long to wait for a transaction that ``former`` left open before ending it; once."""
-
-    def __init__(self, clock: Clock, former: str | None) -> None:
-        self._clock = clock
-        self._former = former
-        self._since: float | None = None
-
-    def is_over(self) -> bool:
-        """Whether it is time to end it. The first call starts the wait."""
-        now = self._clock.monotonic()
-        if self._since is None:
-            self._since = now
-        return self._former is not None and now - self._since >= GRACE_SECONDS
-
-    def give_up(self) -> str:
-        """Whose transactions to end; it is not asked again."""
-        former, self._former = self._former, None
-        if former is None:
-            raise RuntimeError("nobody's transaction is waited for")
-        return former
 
 
 class _Verdicts:

@@ -17,9 +17,11 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from domain.errors import Fatal, Retriable, StateFenced, StoreUnavailable
+from domain.label_codec import LabelCodec
 from featurestore.tables import FeatureTables
 from scoring.engine import PartitionScorer
 from stream.committer import Committer, Outcome, StateWrites
+from stream.label_feed import LabelFeed
 from stream.micro_batch import MicroBatcher
 from stream.outbox import Fenced, Outbox, OutcomeUnknown, TransactionAborted
 from stream.recovery import Recovery
@@ -27,7 +29,7 @@ from stream.takeover import Progress
 from stream.task import PartitionTask
 from stream.topics import Topics, partitions_of
 from stream.worker_parts import WorkerConfig, WorkerParts
-from stream.worker_reporting import count, report
+from stream.worker_reporting import count, report, tell_recovered
 
 __all__ = ["Session"]
 
@@ -56,19 +58,31 @@ class Session:
         group = f"{parts.pipeline.name}.worker"
         self._consumer = Consumer(parts.kafka.group_member(client_id, group))
         partitions = partitions_of(self._consumer, self._topics.events)
-        if partitions_of(self._consumer, self._topics.verdicts) != partitions:
-            raise Fatal(
-                f"{self._topics.verdicts} has not as many partitions as {self._topics.events}",
-                remedy="create it with `tidegate topics create`, or add partitions before the first event",
-            )
+        beside = [self._topics.verdicts, *([self._topics.labels_joined] if parts.pipeline.label_fed else [])]
+        for topic in beside:
+            if partitions_of(self._consumer, topic) != partitions:
+                raise Fatal(
+                    f"{topic} has not as many partitions as {self._topics.events}",
+                    remedy="create it with `tidegate topics create`, or add partitions before the first event",
+                )
         self._tables = FeatureTables(parts.pipeline, partitions=partitions, max_entities=config.max_entities)
+        self._labels = (
+            LabelFeed(
+                parts.kafka,
+                self._topics.labels_joined,
+                group,
+                client_id,
+                LabelCodec(parts.pipeline),
+                parts.clock,
+            )
+            if parts.pipeline.label_fed
+            else None
+        )
         self._batcher = MicroBatcher(
-            parts, self._tables, client_id, partitions_of(self._consumer, self._topics.replies)
+            parts, self._tables, self._labels, client_id, partitions_of(self._consumer, self._topics.replies)
         )
         self._recovery = Recovery(parts.kafka, parts.pipeline, parts.codec, parts.store, parts.clock)
-        self._progress = Progress(
-            parts.kafka, self._consumer, group, self._topics.events, self._owner, parts.clock
-        )
+        self._progress = Progress(parts.kafka, self._consumer, group, self._owner)
         self._tasks: dict[int, PartitionTask] = {}
         self._unwritten = StateWrites()
         self._closing = False
@@ -122,6 +136,8 @@ class Session:
         finally:
             self._committer.close()
             self._outbox.close()
+            if self._labels is not None:
+                self._labels.close()
 
     # -- micro-batches
 
@@ -176,7 +192,10 @@ class Session:
         if outcome is not None:
             for position in outcome.batch.offsets:
                 task = self._tasks[position.partition]
-                task.next_offset = position.offset
+                if position.topic == self._topics.labels_joined:
+                    task.next_labels = position.offset
+                else:
+                    task.next_offset = position.offset
                 task.verdict_position = outcome.ends.get(task.partition, task.verdict_position)
             self._note_standstill(outcome)
             count(self._parts.metrics, outcome)
@@ -301,6 +320,8 @@ class Session:
     def _drop(self, partition: int) -> None:
         self._tasks.pop(partition, None)
         self._tables.drop(partition)
+        if self._labels is not None:
+            self._labels.end(partition)
         kept = self._unwritten
         self._unwritten = StateWrites(
             [(task, flush) for task, flush in kept.flushes if task.partition != partition],
@@ -315,9 +336,14 @@ class Session:
         scorer = PartitionScorer(
             self._parts.pipeline, partition, tables=self._tables, fetch=self._parts.store.load_entities
         )
-        committed, note = self._progress.committed(partition)
+        committed, note = self._progress.committed(self._topics.events, partition)
+        labels, _ = (
+            (None, None)
+            if self._labels is None
+            else self._progress.committed(self._topics.labels_joined, partition)
+        )
         former = None if note is None or note.owner == self._owner else note.owner
-        found = self._recovery.recover(scorer, committed, former)
+        found = self._recovery.recover(scorer, committed, labels, former)
         task = PartitionTask(
             partition=partition,
             scorer=scorer,
@@ -328,31 +354,16 @@ class Session:
             snapshot_offset=-1,
             incomplete=found.incomplete,
             taken_over=None if note is None else note.at * 1000,
+            scored_labels=found.next_labels,
+            next_labels=found.next_labels,
         )
+        if self._labels is not None:
+            self._labels.begin(partition, found.next_labels)
         self._tasks[partition] = task
         seconds = clock.monotonic() - started
-        metrics.recoveries.inc()
-        metrics.recovery_seconds.set(seconds)
-        metrics.rebuilt_events.inc(found.rebuilt_events)
-        metrics.recovery_mismatches.inc(found.mismatches)
         metrics.partitions.set(len(self._tasks))
         metrics.incomplete_state.set(sum(t.incomplete for t in self._tasks.values()))
-        log.info(
-            "partition recovered",
-            partition=partition,
-            offset=found.next_offset,
-            rebuilt=found.rebuilt_events,
-            relearned=found.relearned,
-            seconds=round(seconds, 3),
-        )
-        if found.mismatches:
-            log.error("scores differ when learned again", partition=partition, count=found.mismatches)
-        if found.incomplete:
-            log.error(
-                "the log no longer holds all events that state needs; verdicts are flagged degraded",
-                partition=partition,
-                remedy="keep events at least as long as the longest window, or restore Redis from a backup",
-            )
+        tell_recovered(metrics, partition, found, seconds)
         self._write_now(_captured([task], flush=True, snapshot=False))
 
     def _recover_all(self) -> None:

@@ -19,7 +19,15 @@ from domain.clock import Clock
 from domain.errors import Retriable
 from stream.kafka import KafkaConnection
 
-__all__ = ["GRACE_SECONDS", "CommitNote", "Progress", "end_transactions_of", "read_note", "write_note"]
+__all__ = [
+    "GRACE_SECONDS",
+    "CommitNote",
+    "Patience",
+    "Progress",
+    "end_transactions_of",
+    "read_note",
+    "write_note",
+]
 
 log = structlog.get_logger(__name__)
 
@@ -77,65 +85,84 @@ def end_transactions_of(kafka: KafkaConnection, owner: str) -> None:
     log.warning("ended the open transaction of a silent former owner", owner=owner)
 
 
+class Patience:
+    """How long to wait for a transaction that ``former`` left open before ending it; once."""
+
+    def __init__(self, clock: Clock, former: str | None) -> None:
+        self._clock = clock
+        self._former = former
+        self._since: float | None = None
+
+    def is_over(self) -> bool:
+        """Whether it is time to end it. The first call starts the wait."""
+        now = self._clock.monotonic()
+        if self._since is None:
+            self._since = now
+        return self._former is not None and now - self._since >= GRACE_SECONDS
+
+    def give_up(self) -> str:
+        """Whose transactions to end; it is not asked again."""
+        former, self._former = self._former, None
+        if former is None:
+            raise RuntimeError("nobody's transaction is waited for")
+        return former
+
+
 class Progress:
-    """What the group has committed of the partitions of one topic.
+    """What the group has committed.
 
     The coordinator does not tell a committed offset while a transaction that would change it is open (KIP-447), so
     a former owner's open transaction is ended here, when it stands in the way for longer than GRACE_SECONDS.
     """
 
-    def __init__(
-        self, kafka: KafkaConnection, member: Any, group: str, topic: str, owner: str, clock: Clock
-    ) -> None:
+    def __init__(self, kafka: KafkaConnection, member: Any, group: str, owner: str) -> None:
         self._kafka = kafka
         self._member = member
         self._group = group
-        self._topic = topic
         self._owner = owner
-        self._clock = clock
 
-    def committed(self, partition: int) -> tuple[int | None, CommitNote | None]:
+    def committed(self, topic: str, partition: int) -> tuple[int | None, CommitNote | None]:
         """The committed offset (None when there never was one) and the note of who committed it.
 
         Raises Retriable when Kafka does not tell.
         """
         try:
-            place = self._ask(self._member, partition, GRACE_SECONDS)
+            place = self._ask(self._member, topic, partition, GRACE_SECONDS)
         except KafkaException as error:
             if not _held_up(error):
-                raise self._unknown(partition, error.args[0]) from error
-            former = self._last_note(partition)
+                raise self._unknown(topic, partition, error.args[0]) from error
+            former = self._last_note(topic, partition)
             if former is not None and former.owner != self._owner:
                 end_transactions_of(self._kafka, former.owner)
             try:
-                place = self._ask(self._member, partition, KAFKA_SECONDS)
+                place = self._ask(self._member, topic, partition, KAFKA_SECONDS)
             except KafkaException as second:
-                raise self._unknown(partition, second.args[0]) from second
+                raise self._unknown(topic, partition, second.args[0]) from second
         if place.offset < 0:
             return None, None
         return place.offset, read_note(place.metadata)
 
-    def _last_note(self, partition: int) -> CommitNote | None:
+    def _last_note(self, topic: str, partition: int) -> CommitNote | None:
         """The note beside the last offset that is committed, whatever else is under way."""
         conf = self._kafka.reader(f"{self._owner}-notes", self._group)
         observer = Consumer({**conf, "isolation.level": "read_uncommitted"})
         try:
-            return read_note(self._ask(observer, partition, KAFKA_SECONDS).metadata)
+            return read_note(self._ask(observer, topic, partition, KAFKA_SECONDS).metadata)
         except KafkaException as error:
-            raise self._unknown(partition, error.args[0]) from error
+            raise self._unknown(topic, partition, error.args[0]) from error
         finally:
             observer.close()
 
-    def _ask(self, consumer: Any, partition: int, seconds: float) -> TopicPartition:
-        [place] = consumer.committed([TopicPartition(self._topic, partition)], seconds)
+    def _ask(self, consumer: Any, topic: str, partition: int, seconds: float) -> TopicPartition:
+        [place] = consumer.committed([TopicPartition(topic, partition)], seconds)
         if place.error is not None:
             raise KafkaException(place.error)
         found: TopicPartition = place
         return found
 
-    def _unknown(self, partition: int, error: KafkaError) -> Retriable:
+    def _unknown(self, topic: str, partition: int, error: KafkaError) -> Retriable:
         return Retriable(
-            f"the committed offset of partition {partition} of {self._topic} is not known: {error}",
+            f"the committed offset of partition {partition} of {topic} is not known: {error}",
             remedy="check the connection to Kafka and the rights of our group",
         )
 

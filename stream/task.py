@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from featurestore.ports import Applied, ModelSnapshot, PartitionFlush
 from scoring.engine import PartitionScorer
+from stream.outbox import Record
 
 __all__ = ["PartitionTask"]
 
@@ -16,10 +17,13 @@ class PartitionTask:
 
     scored_offset     first source offset that memory has not scored
     next_offset       first source offset not known to be committed; at most scored_offset
+    scored_labels     first offset of ``labels.joined`` that memory has not counted
+    next_labels       first one not known to be committed; at most scored_labels
     applied           what the store holds (None: nothing)
     verdict_position  an offset in the verdicts partition at or before all verdicts of next_offset and later
     snapshot_offset   next_offset of the last detector snapshot
     taken_over        when the former owner committed last (UTC microseconds), until our own first commit
+    letters           dead letters of label records passed over, to go out with the next transaction
     incomplete        recovery could not reach back far enough: verdicts are flagged ``degraded``
     """
 
@@ -32,6 +36,9 @@ class PartitionTask:
     snapshot_offset: int
     incomplete: bool
     taken_over: int | None = None
+    scored_labels: int = 0
+    next_labels: int = 0
+    letters: list[Record] = field(default_factory=list)
 
     @property
     def behind(self) -> int:
@@ -40,8 +47,8 @@ class PartitionTask:
 
     @property
     def ahead(self) -> bool:
-        """Whether memory holds events that are not known to be committed."""
-        return self.scored_offset != self.next_offset
+        """Whether memory holds events or labels that are not known to be committed."""
+        return (self.scored_offset, self.scored_labels) != (self.next_offset, self.next_labels)
 
     def capture_flush(self) -> PartitionFlush | None:
         """Entity state as memory has it now, to be written once ``scored_offset`` is committed.
@@ -49,10 +56,12 @@ class PartitionTask:
         None when the store has it. What is captured counts as clean from here on, so it must be written
         before anything is evicted from memory.
         """
-        stored = 0 if self.applied is None else self.applied.next_offset
-        if stored == self.scored_offset:
+        stored = (0, 0) if self.applied is None else (self.applied.next_offset, self.applied.labels_offset)
+        if stored == (self.scored_offset, self.scored_labels):
             return None
-        applied = Applied(self.scored_offset, self.scorer.stream_time, self.verdict_position)
+        applied = Applied(
+            self.scored_offset, self.scorer.stream_time, self.verdict_position, self.scored_labels
+        )
         return PartitionFlush(
             self.partition, self.applied, applied, self.scorer.tables.take_dirty(self.partition)
         )

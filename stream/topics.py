@@ -101,6 +101,16 @@ class Topics:
         """What the events turned out to be."""
         return f"{self.pipeline}.labels"
 
+    @property
+    def labels_joined(self) -> str:
+        """Labels with what is known of their event, in the event's partition."""
+        return f"{self.pipeline}.labels.joined"
+
+    @property
+    def label_dead_letters(self) -> str:
+        """Records of ``labels.joined`` that no feature can count, with their reason."""
+        return f"{self.pipeline}.labels.joined.dlq"
+
 
 def partition_of(key: bytes, count: int) -> int:
     """The partition (0 to ``count - 1``) in which Kafka's Java client puts ``key``.
@@ -159,13 +169,14 @@ def create_topics(
     else:
         _create(admin, wanted)
     found = _await_topics(admin, names)
-    if found[names.verdicts] != found[names.events]:
-        raise Fatal(
-            f"{names.verdicts} has {found[names.verdicts]} partitions, {names.events} has "
-            f"{found[names.events]}; they must be equal",
-            remedy="add partitions to the smaller one (kafka-topics --alter --topic T --partitions N) before "
-            f"any event of pipeline {pipeline} is scored",
-        )
+    for other in (names.verdicts, names.labels_joined):
+        if found[other] != found[names.events]:
+            raise Fatal(
+                f"{other} has {found[other]} partitions, {names.events} has {found[names.events]}; they must be "
+                "equal",
+                remedy="add partitions to the smaller one (kafka-topics --alter --topic T --partitions N) before "
+                f"any event of pipeline {pipeline} is scored",
+            )
     return found[names.events]
 
 
@@ -186,6 +197,8 @@ def _wanted(names: Topics, count: int, replication: int, replies: int) -> list[N
         (names.alerts, count, {}),
         (names.replies, replies, short),
         (names.labels, count, {}),
+        (names.labels_joined, count, {}),
+        (names.label_dead_letters, count, letters),
     ]
     return [NewTopic(n, num_partitions=c, replication_factor=replication, config=o) for n, c, o in plan]
 
@@ -220,6 +233,8 @@ def _await_topics(admin: AdminClient, names: Topics) -> dict[str, int]:
     needed = {
         names.events, names.dead_letters, names.redriven, names.verdicts, names.alerts, names.replies,
         names.labels,
+        names.labels_joined,
+        names.label_dead_letters,
     }  # fmt: skip
     deadline = time.monotonic() + _CREATE_SECONDS
     while True:

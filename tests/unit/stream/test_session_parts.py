@@ -117,7 +117,7 @@ def batcher_on(store: MemoryStateStore, pipeline: Pipeline, task: PartitionTask)
         metrics=WorkerMetrics(CollectorRegistry()),
         at=lambda _: None,
     )
-    return MicroBatcher(parts, task.scorer.tables, "owner", 1)
+    return MicroBatcher(parts, task.scorer.tables, None, "owner", 1)
 
 
 @pytest.mark.parametrize("left", [None, Applied(4, 0, 0)])
