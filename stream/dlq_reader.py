@@ -7,26 +7,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from domain.errors import Fatal, Retriable
+from domain.errors import Fatal
 from stream.dlq import DeadLetter, Place, Selection, read_letter
 from stream.kafka import KafkaConnection
+from stream.log_reading import ASK_SECONDS, Span, away, committed_records, ends, reader_conf
 from stream.topics import Topics, partitions_of
 
 __all__ = ["DeadLetterReader", "Redriven", "RedrivenLetters", "Span"]
-
-ASK_SECONDS = 10.0
-"""For Kafka to answer a question about offsets."""
-SILENCE_SECONDS = 30.0
-"""A broker that sends nothing for so long, though the log goes on, is away or holds a transaction open."""
-_POLL_SECONDS = 0.2
-"""Between looks at whether Ctrl-C was pressed."""
-_PREFETCH_KBYTES = 16_384
-"""Memory for records not looked at yet."""
-
-Span = tuple[int, int]
-"""Offsets of one partition: the first, and the one after the last."""
 
 
 class Redriven(msgspec.Struct, frozen=True):
@@ -67,14 +56,7 @@ class DeadLetterReader:
 
     def __init__(self, kafka: KafkaConnection, pipeline: str) -> None:
         self._topics = Topics(pipeline)
-        conf = kafka.reader(f"tidegate-dlq-{pipeline}", f"{pipeline}.dlq")
-        self._conf = {
-            **conf,
-            "enable.partition.eof": True,
-            "queued.max.messages.kbytes": _PREFETCH_KBYTES,
-            # somebody waits at a terminal: a broker that is away is told once, by our error
-            "log_level": 2,
-        }
+        self._conf = reader_conf(kafka, f"tidegate-dlq-{pipeline}", f"{pipeline}.dlq")
 
     def spans(self, selection: Selection) -> dict[int, Span]:
         """Which offsets to look at for ``selection``, up to what is committed now; one entry per partition.
@@ -92,7 +74,7 @@ class DeadLetterReader:
                 )
             spans = {}
             for partition in sorted(named) if named else range(count):
-                first, end = _ends(consumer, topic, partition)
+                first, end = ends(consumer, topic, partition)
                 offsets = [place.offset for place in selection.places if place.partition == partition]
                 if offsets:
                     first, end = max(first, min(offsets)), min(end, max(offsets) + 1)
@@ -105,7 +87,7 @@ class DeadLetterReader:
         Raises Retriable when Kafka falls silent.
         """
         with self._consumer() as consumer:
-            for message in _read(consumer, self._topics.dead_letters, spans):
+            for message in committed_records(consumer, self._topics.dead_letters, spans):
                 letter = read_letter(message)
                 if selection.takes(letter):
                     yield letter
@@ -125,7 +107,7 @@ class DeadLetterReader:
         with self._consumer() as consumer:
             if not self.remembers():
                 return RedrivenLetters()
-            return self._remembered(consumer, _ends(consumer, self._topics.redriven, 0))
+            return self._remembered(consumer, ends(consumer, self._topics.redriven, 0))
 
     def redriven_for_certain(self) -> RedrivenLetters:
         """What was redriven, after all who could write it were fenced.
@@ -137,7 +119,7 @@ class DeadLetterReader:
             self._consumer(**{"isolation.level": "read_uncommitted"}) as probe,
             self._consumer() as consumer,
         ):
-            return self._remembered(consumer, _ends(probe, self._topics.redriven, 0))
+            return self._remembered(consumer, ends(probe, self._topics.redriven, 0))
 
     def remembers(self) -> bool:
         """Whether the topic of what was redriven exists."""
@@ -146,7 +128,7 @@ class DeadLetterReader:
             try:
                 found = consumer.list_topics(topic, ASK_SECONDS).topics[topic]
             except KafkaException as error:
-                raise _away(error, topic) from error
+                raise away(error, topic) from error
             return found.error is None and bool(found.partitions)
 
     def source_partitions(self) -> int:
@@ -157,7 +139,7 @@ class DeadLetterReader:
     def _remembered(self, consumer: Any, span: Span) -> RedrivenLetters:
         letters = RedrivenLetters()
         decode = msgspec.json.Decoder(Redriven).decode
-        for message in _read(consumer, self._topics.redriven, {0: span}):
+        for message in committed_records(consumer, self._topics.redriven, {0: span}):
             try:
                 letters.add(decode(message.value() or b""))
             except ValueError as error:
@@ -177,16 +159,6 @@ class DeadLetterReader:
             consumer.close()
 
 
-def _ends(consumer: Any, topic: str, partition: int) -> Span:
-    try:
-        first, end = consumer.get_watermark_offsets(
-            TopicPartition(topic, partition), timeout=ASK_SECONDS, cached=False
-        )
-    except KafkaException as error:
-        raise _away(error, topic) from error
-    return first, end
-
-
 def _since(consumer: Any, topic: str, spans: Mapping[int, Span], since: int) -> dict[int, Span]:
     """``spans`` without what lies before the first record that is not older than ``since``."""
     millis = -(-since // 1000)
@@ -194,54 +166,10 @@ def _since(consumer: Any, topic: str, spans: Mapping[int, Span], since: int) -> 
     try:
         found = consumer.offsets_for_times(asked, timeout=ASK_SECONDS)
     except KafkaException as error:
-        raise _away(error, topic) from error
+        raise away(error, topic) from error
     # a negative offset means the end: all are older
     first = {at.partition: at.offset for at in found}
     return {
         partition: (max(start, first[partition]) if first[partition] >= 0 else end, end)
         for partition, (start, end) in spans.items()
     }
-
-
-def _read(consumer: Any, topic: str, spans: Mapping[int, Span]) -> Iterator[Any]:
-    """Committed records of ``topic`` within ``spans``."""
-    ends = {partition: end for partition, (start, end) in spans.items() if start < end}
-    if not ends:
-        return
-    consumer.assign([TopicPartition(topic, partition, spans[partition][0]) for partition in ends])
-    silent = 0
-    while ends:
-        message = consumer.poll(_POLL_SECONDS)
-        if message is None:
-            silent += 1
-            if silent * _POLL_SECONDS >= SILENCE_SECONDS:
-                raise Retriable(
-                    f"Kafka sent nothing of {topic} for {SILENCE_SECONDS:.0f} s, though partition(s) "
-                    f"{sorted(ends)} go on",
-                    remedy="check the connection to Kafka and whether a transaction hangs there, then run it again",
-                )
-            continue
-        silent = 0
-        error, partition, offset = message.error(), message.partition(), message.offset()
-        end = ends.get(partition)
-        if error is not None:
-            if error.code() != KafkaError._PARTITION_EOF:
-                raise _away(KafkaException(error), topic)
-            # compaction, aborted records and markers leave gaps, so the last offset may never be seen
-            if end is not None and offset >= end:
-                del ends[partition]
-            continue
-        if end is None:
-            continue  # fetched before it was paused
-        if offset < end:
-            yield message
-        if offset >= end - 1:
-            del ends[partition]
-            consumer.pause([TopicPartition(topic, partition)])
-
-
-def _away(error: KafkaException, topic: str) -> Retriable:
-    return Retriable(
-        f"reading {topic} failed: {error.args[0]}",
-        remedy="check the connection to Kafka and that our user may read the topic",
-    )
