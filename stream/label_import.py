@@ -22,7 +22,7 @@ from domain.verdict import Flag
 from lifecycle.label_import import ImportPlan, LabelledEvent, Present, decide, plan_import, records
 from lifecycle.label_rows import Told
 from stream.kafka import KafkaConnection
-from stream.log_reading import Span, committed_records, ends, reader_conf
+from stream.log_reading import committed_records, ends, reader_conf
 from stream.outbox import Fenced, Outbox, Outgoing, Record
 from stream.topics import Topics, partitions_of
 
@@ -44,6 +44,9 @@ class _Heard(msgspec.Struct, frozen=True, gc=False):
 class LabelLogs:
     """What Kafka knows of labels and of the events they are about, for one pipeline.
 
+    Topics are read to the end of the log, not of what committed readers are let see: that lags behind a commit, and
+    behind an open transaction. Its outcome is waited for; after 30 s of silence Retriable is raised rather than less
+    taken for all.
     Raises ServiceMissing when topics are absent, Fatal when their partitions do not match.
     """
 
@@ -62,38 +65,34 @@ class LabelLogs:
                 remedy="add partitions to the smaller one before labels are imported",
             )
 
-    def present(self, ids: Mapping[str, object], *, certain: bool) -> dict[str, Present]:
+    def present(self, ids: Mapping[str, object]) -> dict[str, Present]:
         """What ``labels.joined`` says last of each of ``ids``; records that the worker refuses say nothing.
 
-        ``certain``: to the end of the log, not of what committed readers are let see. Were a transaction still open
-        before it, this waits and at last raises Retriable rather than take less for all.
+        Raises Retriable.
         """
         topic = self._topics.labels_joined
         found: dict[str, Present] = {}
         # values repeat; holding each once keeps two million labels small
         texts: dict[str, str] = {}
         keys: dict[bytes | None, bytes | None] = {}
-        with self._consumer("read_uncommitted" if certain else None) as probe, self._consumer() as consumer:
-            for message in committed_records(consumer, topic, self._spans(probe, topic)):
-                try:
-                    label = self._codec.decode(
-                        message.value() or b"", received_at=message.timestamp()[1] * 1000
-                    )
-                except EventRejected:
-                    continue  # a dead letter to the worker: it counts nowhere
-                if label.id not in ids:
-                    continue
-                values = tuple(label.entities[name] for name in self._entities)
-                event = LabelledEvent(
-                    label.event_time,
-                    tuple(texts.setdefault(value, value) for value in values),
-                    message.partition(),
-                    keys.setdefault(message.key(), message.key()),
-                )
-                now = Present(label.label, label.known_at, event)
-                before = found.get(label.id)
-                if before is None or before.event.partition <= event.partition:
-                    found[label.id] = now
+        for message in self._records(topic):
+            try:
+                label = self._codec.decode(message.value() or b"", received_at=message.timestamp()[1] * 1000)
+            except EventRejected:
+                continue  # a dead letter to the worker: it counts nowhere
+            if label.id not in ids:
+                continue
+            values = tuple(label.entities[name] for name in self._entities)
+            event = LabelledEvent(
+                label.event_time,
+                tuple(texts.setdefault(value, value) for value in values),
+                message.partition(),
+                keys.setdefault(message.key(), message.key()),
+            )
+            now = Present(label.label, label.known_at, event)
+            before = found.get(label.id)
+            if before is None or before.event.partition <= event.partition:
+                found[label.id] = now
         return found
 
     def events(
@@ -112,38 +111,37 @@ class LabelLogs:
         decode = msgspec.json.Decoder(_Heard).decode
         texts: dict[str, str] = {}
         keys: dict[bytes | None, bytes | None] = {}
-        with self._consumer() as consumer:
-            for number, message in enumerate(
-                committed_records(consumer, topic, self._spans(consumer, topic)), 1
-            ):
-                if not number % BATCH:
-                    progress(BATCH)
-                try:
-                    verdict = decode(message.value() or b"")
-                except msgspec.DecodeError as error:
-                    raise Fatal(
-                        f"{topic} {message.partition()}:{message.offset()} is no verdict: {error}",
-                        remedy="let nobody but the workers write there; delete that record",
-                    ) from error
-                if verdict.id not in ids or Flag.DUPLICATE in verdict.flags:
-                    continue
-                values = tuple(verdict.entities.get(name, "") for name in self._entities)
-                if not all(values):
-                    incomplete.add(verdict.id)
-                    continue
-                event = LabelledEvent(
-                    verdict.event_time,
-                    tuple(texts.setdefault(value, value) for value in values),
-                    message.partition(),
-                    keys.setdefault(message.key(), message.key()),
-                )
-                before = found.get(verdict.id)
-                if before is None or (event.time, event.partition) < (before.time, before.partition):
-                    found[verdict.id] = event
+        for number, message in enumerate(self._records(topic), 1):
+            if not number % BATCH:
+                progress(BATCH)
+            try:
+                verdict = decode(message.value() or b"")
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                raise Fatal(
+                    f"{topic} {message.partition()}:{message.offset()} is no verdict: {error}",
+                    remedy="let nobody but the workers write there; delete that record",
+                ) from error
+            if verdict.id not in ids or Flag.DUPLICATE in verdict.flags:
+                continue
+            values = tuple(verdict.entities.get(name, "") for name in self._entities)
+            if not all(values):
+                incomplete.add(verdict.id)
+                continue
+            event = LabelledEvent(
+                verdict.event_time,
+                tuple(texts.setdefault(value, value) for value in values),
+                message.partition(),
+                keys.setdefault(message.key(), message.key()),
+            )
+            before = found.get(verdict.id)
+            if before is None or (event.time, event.partition) < (before.time, before.partition):
+                found[verdict.id] = event
         return found, incomplete
 
-    def _spans(self, consumer: Any, topic: str) -> dict[int, Span]:
-        return {partition: ends(consumer, topic, partition) for partition in range(self._partitions)}
+    def _records(self, topic: str) -> Iterator[Any]:
+        with self._consumer("read_uncommitted") as probe, self._consumer() as consumer:
+            spans = {partition: ends(probe, topic, partition) for partition in range(self._partitions)}
+            yield from committed_records(consumer, topic, spans)
 
     @contextmanager
     def _consumer(self, isolation: str | None = None) -> Iterator[Any]:
@@ -161,7 +159,7 @@ def preview(
     progress: Callable[[int], None] = lambda count: None,
 ) -> ImportPlan:
     """What :meth:`LabelImporter.run` would write now; writes nothing. Raises Retriable, Fatal."""
-    return _plan(logs, told, certain=False, progress=progress)
+    return _plan(logs, told, progress)
 
 
 class LabelImporter:
@@ -203,7 +201,7 @@ class LabelImporter:
         ``progress`` is told of verdicts read, ``written`` after each commit of changes. After an error (Fatal,
         Retriable) those stay, and another run of the same file goes on with the rest.
         """
-        plan = _plan(self._logs, told, certain=True, progress=progress)
+        plan = _plan(self._logs, told, progress)
         left = records(plan, self._entities, origin=origin)
         while batch := self._batch_of(left):
             try:
@@ -229,9 +227,7 @@ class LabelImporter:
         self._member.close()
 
 
-def _plan(
-    logs: LabelLogs, told: Mapping[str, Sequence[Told]], *, certain: bool, progress: Callable[[int], None]
-) -> ImportPlan:
-    decided = decide(told, logs.present(told, certain=certain))
+def _plan(logs: LabelLogs, told: Mapping[str, Sequence[Told]], progress: Callable[[int], None]) -> ImportPlan:
+    decided = decide(told, logs.present(told))
     found, incomplete = logs.events(decided.sought, progress=progress)
     return plan_import(decided, found, incomplete)
