@@ -60,7 +60,7 @@ class LabelCodec:
                 Reject.TOO_LARGE,
                 None,
                 f"the record has {len(raw):,} bytes, the limit is {MAX_BYTES:,}.",
-                remedy="Send nothing but the fields that docs/features.md names.",
+                remedy="Send nothing but the fields that docs/labels.md names.",
             )
         try:
             label = self._decode(raw)
@@ -70,7 +70,7 @@ class LabelCodec:
                 Reject.MISSING_FIELD if missing else Reject.WRONG_TYPE,
                 None,
                 f"{error}.",
-                remedy="Send the fields that docs/features.md names, times as microseconds since 1970.",
+                remedy="Send the fields that docs/labels.md names, times as microseconds since 1970.",
             ) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise EventRejected(

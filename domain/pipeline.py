@@ -70,7 +70,10 @@ class Aggregate(StrEnum):
     MAX = "max"
     LAST = "last"
     DISTINCT = "distinct"
+    QUANTILE = "quantile"
     RATE = "rate"
+    DECAYED_SUM = "decayed_sum"
+    DECAYED_COUNT = "decayed_count"
     SECONDS_SINCE_LAST = "seconds_since_last"
 
 
@@ -138,11 +141,12 @@ class ValueFeature(msgspec.Struct, frozen=True, kw_only=True, tag="value"):
 class AggregateFeature(msgspec.Struct, frozen=True, kw_only=True, tag="aggregate"):
     """An aggregate over the past of one entity.
 
-    ``of`` is the aggregated field (None for count and seconds_since_last; for rate the word ``label``, which
-    is no field). ``window`` None (only for last and seconds_since_last) looks back without limit. The window
-    holds the tiles of width ``hop`` from the one in which ``t - delay - window`` falls; see docs/features.md
-    for the exact edges. ``include_current`` tells whether the event itself counts (default: yes, except for
-    last, seconds_since_last, rate and delayed windows).
+    ``of`` is the aggregated field (None for counts of events and seconds_since_last; for rate the word
+    ``label``, which is no field). ``window`` None (only for last, seconds_since_last and decayed sums) looks
+    back without limit. ``half_life`` (microseconds) belongs to decayed sums, ``q`` (between 0 and 1) to
+    quantile. The window holds the tiles of width ``hop`` from the one in which ``t - delay - window`` falls;
+    see docs/features.md for the exact edges. ``include_current`` tells whether the event itself counts
+    (default: yes, except for last, seconds_since_last, rate and delayed windows).
     """
 
     name: str
@@ -152,6 +156,8 @@ class AggregateFeature(msgspec.Struct, frozen=True, kw_only=True, tag="aggregate
     window: int | None = None
     hop: int | None = None
     delay: int = 0
+    half_life: int | None = None
+    q: float | None = None
     include_current: bool = True
 
 

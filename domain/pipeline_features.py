@@ -17,11 +17,20 @@ from domain.pipeline import (
 )
 from domain.pipeline_reader import Section, did_you_mean
 
-__all__ = ["MAX_FEATURES", "MAX_TILES", "CheckExpression", "read_features", "tiles_kept"]
+__all__ = [
+    "MAX_FEATURES",
+    "MAX_QUANTILE_TILES",
+    "MAX_TILES",
+    "CheckExpression",
+    "read_features",
+    "tiles_kept",
+]
 
 MAX_FEATURES = 256
 MAX_TILES = 2048
 """Tiles kept per entity and hop: bounds the bytes of one entity (promise P5)."""
+MAX_QUANTILE_TILES = 400
+"""Tiles kept for a quantile: its sketch of 2,048 entries always has room for the five of the coarsest tile."""
 MIN_TILES = 48
 """A hop is at most this part of its window: bounds the error of a tiled window to about 2 %."""
 
@@ -31,16 +40,18 @@ CheckExpression = Callable[[str, frozenset[str], frozenset[str]], object]
 _NUMBER_LIKE = (FieldType.NUMBER, FieldType.INTEGER, FieldType.BOOLEAN)
 _LAST = (Aggregate.LAST, Aggregate.SECONDS_SINCE_LAST)
 _LABEL = "label"
-_NEEDS_OF = {Aggregate.SUM, Aggregate.MEAN, Aggregate.STD, Aggregate.MIN, Aggregate.MAX, Aggregate.LAST}
-_NOT_BUILT = {
-    "decayed": "Use aggregate sum with a window.",
-    "decayed_sum": "Use aggregate sum with a window.",
-    "decayed_count": "Use aggregate count with a window.",
-    "decayed_mean": "Use aggregate mean with a window.",
-    "quantile": "Use aggregate max, or mean and std, with a window.",
-    "median": "Use aggregate mean with a window.",
+_DECAYED = (Aggregate.DECAYED_SUM, Aggregate.DECAYED_COUNT)
+_NO_OF = {
+    Aggregate.SECONDS_SINCE_LAST: "seconds_since_last looks at event times only.",
+    Aggregate.DECAYED_COUNT: "decayed_count counts events.",
 }
-_AGGREGATE_KEYS = ("entity", "aggregate", "of", "window", "hop", "delay", "include_current")
+_OPTIONAL_OF = Aggregate.COUNT
+_NOT_BUILT = {
+    "decayed": "Use decayed_sum or decayed_count.",
+    "decayed_mean": "Divide a decayed_sum by a decayed_count in an expression.",
+    "median": "Use aggregate quantile with q: 0.5.",
+}
+_AGGREGATE_KEYS = ("entity", "aggregate", "of", "window", "hop", "delay", "half_life", "q", "include_current")
 _EXAMPLE = "{entity: account_id, aggregate: count, window: 1d}"
 
 
@@ -149,7 +160,7 @@ class _Features:
 
     def _aggregate(self, name: str, entry: Section) -> Feature | None:
         before = len(entry.report.problems)
-        entry.only(_AGGREGATE_KEYS, {"half_life": "Use a window."})
+        entry.only(_AGGREGATE_KEYS)
         node = entry.node.mapping["aggregate"]
         if node.kind == "text" and str(node.scalar) in _NOT_BUILT:
             entry.wrong("aggregate", f"{node.scalar} is not built yet.", _NOT_BUILT[str(node.scalar)])
@@ -166,6 +177,7 @@ class _Features:
         aggregate = Aggregate(kind)
         of = self._of(entry, aggregate)
         window, hop, delay = self._windows(entry, aggregate)
+        half_life, q = self._half_life(entry, aggregate), self._q(entry, aggregate)
         past_only = aggregate in _LAST or aggregate is Aggregate.RATE or delay > 0
         include_current = entry.flag("include_current", not past_only)
         if past_only and (include_current or (aggregate is Aggregate.RATE and entry.has("include_current"))):
@@ -184,6 +196,8 @@ class _Features:
             window=window,
             hop=hop,
             delay=delay,
+            half_life=half_life,
+            q=q,
             include_current=include_current,
         )
 
@@ -197,12 +211,12 @@ class _Features:
                     "Write `of: label`; for a share of a boolean field use aggregate mean.",
                 )
             return _LABEL
-        if aggregate is Aggregate.SECONDS_SINCE_LAST:
+        if aggregate in _NO_OF:
             if entry.has("of"):
-                entry.wrong("of", "seconds_since_last looks at event times only.", "Remove `of`.")
+                entry.wrong("of", _NO_OF[aggregate], "Remove `of`.")
             return None
         if not entry.has("of"):
-            if aggregate in _NEEDS_OF or aggregate is Aggregate.DISTINCT:
+            if aggregate is not _OPTIONAL_OF:
                 entry.wrong("of", f"is missing: {aggregate} of what?", "Add `of:` with a field of the event.")
             return None
         if aggregate is Aggregate.DISTINCT:
@@ -225,11 +239,45 @@ class _Features:
             )
         return None if field is None else field.name
 
+    @staticmethod
+    def _half_life(entry: Section, aggregate: Aggregate) -> int | None:
+        if aggregate not in _DECAYED:
+            if entry.has("half_life"):
+                entry.wrong(
+                    "half_life", f"{aggregate} does not decay.", "Remove `half_life`, or use decayed_sum."
+                )
+            return None
+        if not entry.has("half_life"):
+            entry.wrong(
+                "half_life", "is missing: after how long does an event count half?", "Add `half_life: 1d`."
+            )
+        return entry.duration("half_life", None)
+
+    @staticmethod
+    def _q(entry: Section, aggregate: Aggregate) -> float | None:
+        if aggregate is not Aggregate.QUANTILE:
+            if entry.has("q"):
+                entry.wrong("q", f"{aggregate} takes no q.", "Remove `q`, or use aggregate quantile.")
+            return None
+        if not entry.has("q"):
+            entry.wrong("q", "is missing: which quantile?", "Add for example `q: 0.95`.")
+        q = entry.number("q", 0, 1, None)
+        if q in (0, 1):
+            entry.wrong("q", "must lie between 0 and 1.", "Use aggregate min or max for the ends.")
+        return q
+
     def _windows(self, entry: Section, aggregate: Aggregate) -> tuple[int | None, int | None, int]:
+        refused: tuple[str, ...] = ()
         if aggregate in _LAST:
-            for key in ("hop", "delay"):
-                if entry.has(key):
-                    entry.wrong(key, f"{aggregate} takes no {key}.", f"Remove `{key}`.")
+            refused = ("hop", "delay")
+        elif aggregate in _DECAYED:
+            refused = ("window", "hop", "delay")
+        for key in refused:
+            if entry.has(key):
+                entry.wrong(key, f"{aggregate} takes no {key}.", f"Remove `{key}`.")
+        if aggregate in _DECAYED:
+            return None, None, 0
+        if aggregate in _LAST:
             return entry.duration("window", None), None, 0
         if not entry.has("window"):
             entry.wrong("window", f"is missing: {aggregate} over how long?", "Add for example `window: 7d`.")
@@ -244,10 +292,11 @@ class _Features:
         hop = self._hop(entry, window, delay)
         if hop is not None:
             kept = tiles_kept(window, hop, delay, self.max_lateness)
-            if kept > MAX_TILES:
+            limit = MAX_QUANTILE_TILES if aggregate is Aggregate.QUANTILE else MAX_TILES
+            if kept > limit:
                 entry.wrong(
                     "hop" if entry.has("hop") else "window",
-                    f"{kept:,} tiles of {format_duration(hop)} would be kept, the limit is {MAX_TILES:,}.",
+                    f"{kept:,} tiles of {format_duration(hop)} would be kept, the limit is {limit:,}.",
                     f"Choose a wider hop (at most {format_duration(window // MIN_TILES)}), a longer "
                     f"window, or a smaller event.max_lateness (now {format_duration(self.max_lateness)}).",
                 )

@@ -29,6 +29,7 @@ _BUDGET = {
     "additionalProperties": False,
     "description": "the share of traffic that may reach this decision",
 }
+_OTHER = [Aggregate.RATE, Aggregate.QUANTILE, Aggregate.DECAYED_SUM, Aggregate.DECAYED_COUNT]
 _LOOKBACK = [Aggregate.LAST, Aggregate.SECONDS_SINCE_LAST]
 
 
@@ -134,7 +135,7 @@ def _field() -> dict[str, Any]:
 
 def _feature() -> dict[str, Any]:
     name, duration = {"$ref": "#/$defs/name"}, {"$ref": "#/$defs/duration"}
-    windowed = [str(a) for a in Aggregate if a not in (*_LOOKBACK, Aggregate.RATE)]
+    windowed = [str(a) for a in Aggregate if a not in (*_LOOKBACK, *_OTHER)]
     return {
         "type": "object",
         "oneOf": [
@@ -169,6 +170,34 @@ def _feature() -> dict[str, Any]:
                     "delay": _SPAN,
                 },
                 "required": ["entity", "aggregate", "of", "window"],
+                "additionalProperties": False,
+            },
+            {
+                "properties": {
+                    "entity": name,
+                    "aggregate": {"const": "quantile"},
+                    "of": name,
+                    "q": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+                    "window": duration,
+                    "hop": duration,
+                    "delay": _SPAN,
+                    "include_current": {"type": "boolean"},
+                },
+                "required": ["entity", "aggregate", "of", "q", "window"],
+                "additionalProperties": False,
+            },
+            {
+                "properties": {
+                    "entity": name,
+                    "aggregate": {"enum": ["decayed_sum", "decayed_count"]},
+                    "of": name,
+                    "half_life": duration,
+                    "include_current": {"type": "boolean"},
+                },
+                "required": ["entity", "aggregate", "half_life"],
+                "if": {"properties": {"aggregate": {"const": "decayed_sum"}}},
+                "then": {"required": ["of"]},
+                "else": {"not": {"required": ["of"]}},
                 "additionalProperties": False,
             },
             {

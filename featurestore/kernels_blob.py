@@ -18,42 +18,57 @@ from featurestore.plan import (
     H_NEWEST,
     H_PROGRESS,
     HEAD,
+    SKETCH_WORDS,
     T_WORDS,
     PlanArrays,
 )
 
-__all__ = ["NEVER", "blob_words", "new_blob", "sections", "shift", "tile_of"]
+__all__ = ["NEVER", "blob_words", "new_blob", "sections", "shift", "sketch_head", "slot_head", "tile_of"]
 
 NEVER = -(2**63)
 """The time of what never happened."""
 
 
 @compiled
+def sketch_head(base: int, table: int, plan: PlanArrays) -> int:
+    """Where (entries, level) of a sketch lie; ``table`` counts the distinct tables before it too."""
+    return base + HEAD + len(plan.tracks) + 2 * table - plan.n_distinct
+
+
+@compiled
+def slot_head(base: int, slot: int, plan: PlanArrays) -> int:
+    """Where (time, value) of a slot lie: a last value or a decayed sum."""
+    return base + HEAD + len(plan.tracks) + 2 * (len(plan.tables) + slot) - plan.n_distinct
+
+
+@compiled
 def new_blob(words: Ints, floats: Floats, base: int, plan: PlanArrays) -> None:
     """Write the header of an entity without events."""
-    n_tracks, n_tables, n_lasts = len(plan.tracks), len(plan.tables), len(plan.lasts)
     words[base + H_PROGRESS] = 0
     words[base + H_LAYOUT] = plan.layout
     words[base + H_NEWEST] = NEVER
     words[base + H_DUPLICATES] = 0
     words[base + H_EVENT] = -1
     words[base + H_LABEL] = -1
-    for i in range(n_tracks + n_tables):
-        words[base + HEAD + i] = 0
-    for i in range(n_lasts):
-        words[base + HEAD + n_tracks + n_tables + 2 * i] = NEVER
-        floats[base + HEAD + n_tracks + n_tables + 2 * i + 1] = np.nan
+    for at in range(base + HEAD, slot_head(base, 0, plan)):
+        words[at] = 0
+    for i in range(len(plan.slots)):
+        at = slot_head(base, i, plan)
+        words[at] = NEVER
+        floats[at + 1] = np.nan if i < plan.n_lasts else 0.0
 
 
 @compiled
 def blob_words(words: Ints, base: int, plan: PlanArrays) -> int:
     """Length of a blob, from the counts in its header."""
-    n_tracks, n_tables = len(plan.tracks), len(plan.tables)
-    size = HEAD + n_tracks + n_tables + 2 * len(plan.lasts)
+    n_tracks = len(plan.tracks)
+    size = slot_head(0, len(plan.slots), plan)
     for i in range(n_tracks):
         size += words[base + HEAD + i] * plan.tracks[i, T_WORDS]
-    for i in range(n_tables):
+    for i in range(plan.n_distinct):
         size += words[base + HEAD + n_tracks + i] * 2
+    for i in range(plan.n_distinct, len(plan.tables)):
+        size += words[sketch_head(base, i, plan)] * SKETCH_WORDS
     return int(size + words[base + H_DUPLICATES] * DUPLICATE_WORDS)
 
 
@@ -70,15 +85,18 @@ def shift(words: Ints, position: int, end: int, by: int) -> None:
 
 @compiled
 def sections(words: Ints, base: int, plan: PlanArrays, starts: Ints, at: int) -> int:
-    """Put where each track and distinct table starts into ``starts[at]``; return where duplicates start."""
-    n_tracks, n_tables = len(plan.tracks), len(plan.tables)
-    position = base + HEAD + n_tracks + n_tables + 2 * len(plan.lasts)
+    """Put where each track, distinct table and sketch starts into ``starts[at]``; return where duplicates start."""
+    n_tracks = len(plan.tracks)
+    position = slot_head(base, len(plan.slots), plan)
     for i in range(n_tracks):
         starts[at, i] = position
         position += words[base + HEAD + i] * plan.tracks[i, T_WORDS]
-    for i in range(n_tables):
+    for i in range(plan.n_distinct):
         starts[at, n_tracks + i] = position
         position += words[base + HEAD + n_tracks + i] * 2
+    for i in range(plan.n_distinct, len(plan.tables)):
+        starts[at, n_tracks + i] = position
+        position += words[sketch_head(base, i, plan)] * SKETCH_WORDS
     return int(position)
 
 

@@ -6,7 +6,9 @@ import numpy as np
 
 from domain.batch import Floats, Ints
 from domain.compiled import compiled
-from featurestore.kernels_blob import NEVER, sections, tile_of
+from featurestore.kernels_blob import NEVER, sections, slot_head, tile_of
+from featurestore.kernels_decay import read_decayed
+from featurestore.kernels_sketch import read_quantile
 from featurestore.plan import (
     D_HOP,
     D_KEEP,
@@ -14,12 +16,14 @@ from featurestore.plan import (
     H_NEWEST,
     HEAD,
     OP_COUNT,
+    OP_DECAYED,
     OP_DISTINCT,
     OP_EVENTS,
     OP_LAST,
     OP_MAX,
     OP_MEAN,
     OP_MIN,
+    OP_QUANTILE,
     OP_RATE,
     OP_SINCE,
     OP_STD,
@@ -30,6 +34,7 @@ from featurestore.plan import (
     R_OP,
     R_OUT,
     R_PLACE,
+    R_Q,
     R_STAT,
     R_TILES,
     R_WINDOW,
@@ -99,7 +104,6 @@ def read_features(
     starts: Ints,
 ) -> None:
     """Read the features of one row from its entity's blobs (one per partition that feeds it)."""
-    n_tracks, n_tables = len(plan.tracks), len(plan.tables)
     for p in range(low, high):
         sections(words, bases[peers[p]], plan, starts, p - low)
     for f in range(len(plan.reads)):
@@ -110,7 +114,7 @@ def read_features(
             newest, value = NEVER, np.nan
             for p in range(low, high):
                 base = bases[peers[p]]
-                at = base + H_NEWEST if op == OP_SINCE else base + HEAD + n_tracks + n_tables + 2 * place
+                at = base + H_NEWEST if op == OP_SINCE else slot_head(base, place, plan)
                 if words[at] != NEVER and words[at] >= newest:
                     newest = words[at]
                     value = floats[at + 1]
@@ -123,10 +127,21 @@ def read_features(
             lowest = tile_of(time, plan.reads[f, R_HOP]) - plan.reads[f, R_TILES]
             x[row, plan.reads[f, R_OUT]] = _read_distinct(words, peers, low, high, bases, plan, place, lowest)
             continue
+        if op == OP_DECAYED:
+            x[row, plan.reads[f, R_OUT]] = read_decayed(
+                words, floats, bases, peers, low, high, time, place, plan
+            )
+            continue
         highest = tile_of(time - plan.reads[f, R_DELAY], plan.reads[f, R_HOP])
         lowest = highest - plan.reads[f, R_TILES]
         if plan.reads[f, R_DELAY] > 0:
             highest -= 1
+        if op == OP_QUANTILE:
+            q = plan.reads[f, R_Q] * 2.0**-63
+            x[row, plan.reads[f, R_OUT]] = read_quantile(
+                words, bases, peers, low, high, place, lowest, highest, q, plan, starts
+            )
+            continue
         size = plan.tracks[place, T_WORDS]
         s = plan.reads[f, R_STAT]
         n, positives, total, carry = 0, 0, 0.0, 0.0

@@ -6,7 +6,9 @@ import numpy as np
 
 from domain.batch import Floats, Ints
 from domain.compiled import compiled
-from featurestore.kernels_blob import sections, shift, tile_of
+from featurestore.kernels_blob import sections, shift, slot_head, tile_of
+from featurestore.kernels_decay import add_to_decayed
+from featurestore.kernels_sketch import add_to_sketch
 from featurestore.plan import (
     D_FIELD,
     D_HOP,
@@ -33,6 +35,7 @@ from featurestore.plan import (
     T_STATS,
     T_STATS_END,
     T_WORDS,
+    V_FIELD,
     PlanArrays,
 )
 
@@ -212,7 +215,7 @@ def apply_event(
     starts: Ints,
 ) -> None:
     """Count one event in every part of an entity's blob (which must have room for it)."""
-    n_tracks, n_tables = len(plan.tracks), len(plan.tables)
+    n_tracks = len(plan.tracks)
     duplicates = sections(words, base, plan, starts, 0)
     end = duplicates + words[base + H_DUPLICATES] * DUPLICATE_WORDS
     newest = max(words[base + H_NEWEST], time)
@@ -222,18 +225,25 @@ def apply_event(
         moved += grown
         if tile >= 0:
             _count_in_tile(words, floats, tile, i, values, row, plan)
-    for i in range(n_tables):
+    for i in range(plan.n_distinct):
         value = hashes[row, plan.tables[i, D_FIELD]]
         if value != 0:
             moved += _add_to_distinct(
                 words, base, end + moved, starts[0, n_tracks + i] + moved, i, time, newest, value, plan
             )
-    slot = base + HEAD + n_tracks + n_tables
-    for i in range(len(plan.lasts)):
-        number = values[row, plan.lasts[i]]
-        if not np.isnan(number) and time >= words[slot + 2 * i]:
-            words[slot + 2 * i] = time
-            floats[slot + 2 * i + 1] = number
+    for i in range(plan.n_distinct, len(plan.tables)):
+        number = values[row, plan.tables[i, D_FIELD]]
+        if not np.isnan(number):
+            start = starts[0, n_tracks + i] + moved
+            moved += add_to_sketch(words, base, end + moved, start, i, time, newest, number, plan)
+    for i in range(plan.n_lasts):
+        number = values[row, plan.slots[i, V_FIELD]]
+        at = slot_head(base, i, plan)
+        if not np.isnan(number) and time >= words[at]:
+            words[at] = time
+            floats[at + 1] = number
+    if plan.n_lasts < len(plan.slots):
+        add_to_decayed(words, floats, base, time, values, row, plan)
     if plan.is_key:
         first = duplicates + moved
         count = words[base + H_DUPLICATES]

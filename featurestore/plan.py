@@ -1,15 +1,18 @@
 """From declared features to the flat arrays that the window kernels run on.
 
 For each entity: *tracks* (one per hop width; a sorted, sparse list of tiles), *stats* (which running values a
-tile keeps for a field), *distinct tables*, *last slots*, and one row per feature that says where it reads.
-The blob of an entity is a sequence of 8-byte words, the same in memory and in Redis::
+tile keeps for a field), *distinct tables*, *sketches* (of quantiles), *last slots*, *decayed sums*, and one row
+per feature that says where it reads. The blob of an entity is a sequence of 8-byte words, the same in memory
+and in Redis::
 
     progress | layout | newest time | duplicates | event offset | label offset
-    tiles per track ... | entries per distinct table ... | (time, value) per last slot ...
-    tiles of track 0 ... | distinct entries ... | duplicate entries ...
+    tiles per track ... | entries per distinct table ... | (entries, level) per sketch ...
+    (time, value) per last slot ... | (time, value) per decayed sum ...
+    tiles of track 0 ... | distinct entries ... | sketch entries ... | duplicate entries ...
 
 A tile is ``tile number, events, positives (where a rate is wanted), stats...``; a distinct entry
-``hash, newest tile``; a duplicate entry ``id hash, event time, offset, score, decision``.
+``hash, newest tile``; a sketch entry ``tile, code, count``; a duplicate entry
+``id hash, event time, offset, score, decision``.
 """
 
 from __future__ import annotations
@@ -41,6 +44,8 @@ DISTINCT_EXACT = 128
 """Distinct counts are exact up to here, estimated above."""
 DISTINCT_MAX_ENTRIES = 2048
 """A hard bound on a distinct table; the retained skyband of a KMV sketch stays far below it."""
+SKETCH_ENTRIES = 2048
+"""Entries of a quantile sketch; when they are not enough, neighbouring buckets become one."""
 DUPLICATE_ENTRIES = 64
 """Event ids remembered per key entity."""
 
@@ -48,10 +53,12 @@ HEAD = 6
 H_PROGRESS, H_LAYOUT, H_NEWEST, H_DUPLICATES, H_EVENT, H_LABEL = range(HEAD)
 """The first words of a blob. Progress is (event offset + 1) + (label offset + 1): what the fence compares."""
 DUPLICATE_WORDS = 5
+SKETCH_WORDS = 3
+CODES_AT_MOST = 5
+"""Different codes a tile of a sketch can hold at the coarsest level: -1, -0, zero, +0, +1."""
 
-OP_EVENTS, OP_COUNT, OP_SUM, OP_MEAN, OP_STD, OP_MIN, OP_MAX, OP_DISTINCT, OP_LAST, OP_SINCE, OP_RATE = range(
-    11
-)
+OP_EVENTS, OP_COUNT, OP_SUM, OP_MEAN, OP_STD, OP_MIN, OP_MAX = range(7)
+OP_DISTINCT, OP_LAST, OP_SINCE, OP_RATE, OP_DECAYED, OP_QUANTILE = range(7, 13)
 T_HOP, T_KEEP, T_WORDS, T_STATS, T_STATS_END, T_LABEL = range(6)
 """Tracks: hop (microseconds), tiles kept behind the newest, words per tile, first and last + 1 stat, offset of
 the count of positives (-1: labels do not feed it)."""
@@ -61,10 +68,12 @@ row of the batch before which it is applied."""
 S_FIELD, S_N, S_SUM, S_WELFORD, S_MIN, S_MAX = range(6)
 """Stats: column of the field; offsets of count, (sum, compensation), (mean, squared deviations), min, max."""
 D_FIELD, D_HOP, D_KEEP = range(3)
-"""Distinct tables: column of the hashed field, hop, tiles kept."""
-R_OP, R_OUT, R_PLACE, R_STAT, R_TILES, R_HOP, R_DELAY, R_WINDOW, R_CURRENT = range(9)
-"""Features: operation, output column, track (or distinct table, or last slot), stat, window in tiles, hop,
-delay, window (microseconds; -1 for no limit), whether the event itself counts."""
+"""Distinct tables: column of the hashed field, hop, tiles kept. Sketches: the same of a field of numbers."""
+V_FIELD, V_HALF_LIFE = range(2)
+"""Slots of a single value: column of the field (-1: every event counts 1), half-life (microseconds; 0: last)."""
+R_OP, R_OUT, R_PLACE, R_STAT, R_TILES, R_HOP, R_DELAY, R_WINDOW, R_CURRENT, R_Q = range(10)
+"""Features: operation, output column, track (or table, or slot), stat, window in tiles, hop, delay, window
+(microseconds; -1 for no limit), whether the event itself counts, quantile in units of 2**-63."""
 _OPS = {
     Aggregate.SUM: OP_SUM,
     Aggregate.MEAN: OP_MEAN,
@@ -73,25 +82,30 @@ _OPS = {
     Aggregate.MAX: OP_MAX,
     Aggregate.DISTINCT: OP_DISTINCT,
     Aggregate.RATE: OP_RATE,
+    Aggregate.DECAYED_SUM: OP_DECAYED,
+    Aggregate.DECAYED_COUNT: OP_DECAYED,
+    Aggregate.QUANTILE: OP_QUANTILE,
     Aggregate.LAST: OP_LAST,
     Aggregate.SECONDS_SINCE_LAST: OP_SINCE,
 }
 
 
 class PlanArrays(NamedTuple):
-    """What the kernels see of a plan: int64 tables, one row per track, stat, distinct table and feature.
+    """What the kernels see of a plan: int64 tables, one row per track, stat, table, slot and feature.
 
-    Few arrays, because each one costs the kernels at every call. Columns are the ``T_``, ``S_``, ``D_`` and
-    ``R_`` constants. Word offsets of stats count from the start of a tile; -1 where unused.
+    Few arrays, because each one costs the kernels at every call. Columns are the ``T_``, ``S_``, ``D_``, ``V_``
+    and ``R_`` constants. Word offsets of stats count from the start of a tile; -1 where unused.
     """
 
     layout: int
     is_key: int
     dedupe_window: int
+    n_distinct: int
+    n_lasts: int
     tracks: Ints
     stats: Ints
-    tables: Ints
-    lasts: Ints  # column of the field, per last slot
+    tables: Ints  # distinct tables, then sketches
+    slots: Ints  # last values, then decayed sums
     reads: Ints
 
 
@@ -114,14 +128,20 @@ class EntityPlan:
     def head_words(self) -> int:
         """Words before the first tile."""
         a = self.arrays
-        return HEAD + len(a.tracks) + len(a.tables) + 2 * len(a.lasts)
+        return HEAD + len(a.tracks) + 2 * (len(a.tables) + len(a.slots)) - a.n_distinct
 
     @property
     def growth_words(self) -> int:
         """The most words that one event can add to a blob."""
         a = self.arrays
         duplicates = DUPLICATE_WORDS if self.is_key else 0
-        return int(a.tracks[:, T_WORDS].sum()) + 2 * len(a.tables) + duplicates
+        entries = 2 * a.n_distinct + SKETCH_WORDS * (len(a.tables) - a.n_distinct)
+        return int(a.tracks[:, T_WORDS].sum()) + entries + duplicates
+
+    @property
+    def sections(self) -> int:
+        """Parts of varying length: tracks, distinct tables and sketches."""
+        return len(self.arrays.tracks) + len(self.arrays.tables)
 
 
 def _given(value: T | None) -> T:
@@ -137,11 +157,21 @@ def tiles_kept(feature: AggregateFeature, max_lateness: int) -> int:
     return _given(feature.window) // hop + -(-(feature.delay + max_lateness) // hop) + 1
 
 
+def _sketch_tiles(feature: AggregateFeature, max_lateness: int) -> int:
+    kept = tiles_kept(feature, max_lateness)
+    if (kept + 1) * CODES_AT_MOST > SKETCH_ENTRIES:
+        raise ValueError(
+            f"{feature.name} keeps {kept} tiles, too many for a sketch: an unchecked declaration"
+        )
+    return kept
+
+
 def bytes_bound(plan: EntityPlan) -> int:
     """The most bytes the blob of one entity can have, however many events it sees."""
     a = plan.arrays
     words = plan.head_words + int(((a.tracks[:, T_KEEP] + 1) * a.tracks[:, T_WORDS]).sum())
-    words += 2 * DISTINCT_MAX_ENTRIES * len(a.tables)
+    words += 2 * DISTINCT_MAX_ENTRIES * a.n_distinct
+    words += SKETCH_WORDS * SKETCH_ENTRIES * (len(a.tables) - a.n_distinct)
     words += DUPLICATE_WORDS * DUPLICATE_ENTRIES if plan.is_key else 0
     return 8 * words
 
@@ -149,7 +179,7 @@ def bytes_bound(plan: EntityPlan) -> int:
 def layout_digest(pipeline: Pipeline, entity: str) -> int:
     """63 bits that change when the meaning of any word of the entity's blob changes."""
     parts = [
-        f"{f.aggregate}|{f.of}|{f.window}|{f.hop}|{f.delay}"
+        f"{f.aggregate}|{f.of}|{f.window}|{f.hop}|{f.delay}|{f.half_life}"
         for f in pipeline.features
         if isinstance(f, AggregateFeature) and f.entity == entity
     ]
@@ -175,6 +205,8 @@ def _plan_entity(pipeline: Pipeline, entity: str) -> EntityPlan:
     keep: dict[int, int] = {}
     label_fed: set[int] = set()
     distinct: dict[tuple[str, int], int] = {}
+    sketches: dict[tuple[str, int], int] = {}
+    decays: dict[tuple[str | None, int], int] = {}
     last: dict[str, int] = {}
     numbers: dict[str, int] = {}
     hashes: dict[str, int] = {}
@@ -187,6 +219,14 @@ def _plan_entity(pipeline: Pipeline, entity: str) -> EntityPlan:
             table = (_given(f.of), _given(f.hop))
             distinct[table] = max(distinct.get(table, 0), tiles_kept(f, lateness))
             hashes.setdefault(_given(f.of), len(hashes))
+        elif f.aggregate is Aggregate.QUANTILE:
+            table = (_given(f.of), _given(f.hop))
+            sketches[table] = max(sketches.get(table, 0), _sketch_tiles(f, lateness))
+            numbers.setdefault(_given(f.of), len(numbers))
+        elif f.half_life is not None:
+            decays.setdefault((f.of, f.half_life), len(decays))
+            if f.of is not None:
+                numbers.setdefault(f.of, len(numbers))
         elif f.aggregate is not Aggregate.SECONDS_SINCE_LAST:
             hop = _given(f.hop)
             stats = tracks.setdefault(hop, [])
@@ -224,6 +264,7 @@ def _plan_entity(pipeline: Pipeline, entity: str) -> EntityPlan:
         track_rows.append((hop, keep[hop], words, first_stat, len(stat_rows), label_at))
 
     table_of = {table: i for i, table in enumerate(distinct)}
+    sketch_of = {table: len(distinct) + i for i, table in enumerate(sketches)}
     rows: list[tuple[int, ...]] = []
     for f in features:
         op = _OPS.get(f.aggregate, OP_COUNT if f.of is not None else OP_EVENTS)
@@ -232,6 +273,10 @@ def _plan_entity(pipeline: Pipeline, entity: str) -> EntityPlan:
             place = last[f.of]
         elif f.aggregate is Aggregate.DISTINCT and f.of is not None and f.hop is not None:
             place = table_of[f.of, f.hop]
+        elif f.aggregate is Aggregate.QUANTILE and f.of is not None and f.hop is not None:
+            place = sketch_of[f.of, f.hop]
+        elif f.half_life is not None:
+            place = len(last) + decays[f.of, f.half_life]
         elif f.hop is not None:
             place = track_of[f.hop]
             stat_index = stat_of[f.hop, f.of] if f.of is not None and op != OP_RATE else -1
@@ -249,21 +294,29 @@ def _plan_entity(pipeline: Pipeline, entity: str) -> EntityPlan:
                 f.delay,
                 window,
                 int(f.include_current),
+                round((f.q or 0.0) * 2**63),
             )
         )
 
     def as_table(rows: Sequence[tuple[int, ...]], columns: int) -> Ints:
         return np.array(rows, dtype=np.int64).reshape(len(rows), columns)
 
+    def as_rows(tables: dict[tuple[str, int], int], columns: dict[str, int]) -> list[tuple[int, ...]]:
+        return [(columns[field], hop, kept) for (field, hop), kept in tables.items()]
+
+    slots = [(numbers[field], 0) for field in last]
+    slots += [(-1 if of is None else numbers[of], half_life) for of, half_life in decays]
     arrays = PlanArrays(
         layout=layout_digest(pipeline, entity),
         is_key=int(entity == pipeline.event.key),
         dedupe_window=pipeline.event.dedupe_window,
+        n_distinct=len(distinct),
+        n_lasts=len(last),
         tracks=as_table(track_rows, 6),
         stats=as_table(stat_rows, 6),
-        tables=as_table([(hashes[field], hop, kept) for (field, hop), kept in distinct.items()], 3),
-        lasts=np.array([numbers[field] for field in last], dtype=np.int64),
-        reads=as_table(rows, 9),
+        tables=as_table([*as_rows(distinct, hashes), *as_rows(sketches, numbers)], 3),
+        slots=as_table(slots, 2),
+        reads=as_table(rows, 10),
     )
     return EntityPlan(
         entity=entity,

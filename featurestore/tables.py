@@ -74,7 +74,7 @@ class FeatureTables:
         self._tick = 0
         self._hash_key = f"tidegate:{pipeline.name}"
         self._values = [(i, f.field) for i, f in enumerate(pipeline.features) if isinstance(f, ValueFeature)]
-        width = max(len(t.plan.arrays.tracks) + len(t.plan.arrays.tables) for t in self._tables)
+        width = max(table.plan.sections for table in self._tables)
         self._starts: Ints = np.zeros((max(partitions, 1), width + 1), dtype=np.int64)
 
     @property

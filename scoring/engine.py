@@ -65,6 +65,8 @@ class PartitionScorer:
         self._fetch = fetch
         self._names = pipeline.feature_names
         self._expressions = _compile(pipeline)
+        none: Ints = np.empty(0, dtype=np.int64)
+        self._no_events = EventBatch([], none, none, {name: [] for name in pipeline.entities}, {}, {})
 
     def requests(self, batch: EventBatch, labels: LabelBatch | None = None) -> list[EntityRequest]:
         """State to load into the tables before ``process(batch, loaded=True, labels=labels)``."""
@@ -137,12 +139,16 @@ class PartitionScorer:
         """Move feature state on and return the vectors, leaving the detectors alone."""
         return self.advance(batch, labels).features
 
+    def label_requests(self, labels: LabelBatch) -> list[EntityRequest]:
+        """State to load into the tables before ``apply_labels(labels, loaded=True)``."""
+        return self.tables.missing(self.partition, self._no_events, labels)
+
     def apply_labels(self, labels: LabelBatch, *, loaded: bool = False) -> None:
         """Count changes of labels before anything else comes, whenever they were known."""
         if not len(labels):
             return
         if not loaded:
-            self._load(self.tables.missing(self.partition, None, labels))
+            self._load(self.label_requests(labels))
         self.tables.apply_labels(self.partition, labels)
         self.labels_offset = int(labels.offsets[-1]) + 1
 

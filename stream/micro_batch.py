@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,8 @@ import numpy as np
 from confluent_kafka import TopicPartition
 
 from domain.batch import EventBatch
+from domain.errors import StateFenced
+from featurestore.ports import EntityRequest
 from featurestore.tables import FeatureTables
 from scoring.scored import ScoredBatch
 from stream.dead_letters import dead_letter, reply_body
@@ -85,8 +87,11 @@ class MicroBatcher:
         self._parts.metrics.stage_seconds.labels("decode").inc(self._parts.clock.monotonic() - started)
         return parts
 
-    def score(self, parts: list[Part]) -> MicroBatch:
-        """Move the tasks on over ``parts``. Raises StoreUnavailable before anything has changed."""
+    def score(self, parts: list[Part], tasks: Mapping[int, PartitionTask]) -> MicroBatch:
+        """Move the tasks on over ``parts``; ``tasks`` are all that are held.
+
+        Raises StoreUnavailable, or StateFenced when the store has lost state, before anything has changed.
+        """
         clock, metrics = self._parts.clock, self._parts.metrics
         started = clock.monotonic()
         batches = []
@@ -95,13 +100,12 @@ class MicroBatcher:
             batch = self._parts.codec.to_batch(
                 part.decoded.events, [part.messages[i].offset() for i in part.decoded.accepted]
             )
-            due = self._due(part.task, batch)
+            due = self._due(part.task, batch, tasks)
             batches.append((batch, due))
             requests += part.task.scorer.requests(batch, None if due is None else due.labels)
         decoded_at = clock.monotonic()
-        if requests:
-            # nothing has changed yet: when the store is away, the batch is simply read again
-            self._tables.load(requests, self._parts.store.load_entities(requests))
+        # nothing has changed yet: when the store is away, the batch is simply read again
+        self._load(requests, tasks)
         loaded_at = clock.monotonic()
         outgoing = Outgoing()
         scored_batches = []
@@ -137,7 +141,35 @@ class MicroBatcher:
         metrics.stage_seconds.labels("score").inc(scored_at - loaded_at)
         return MicroBatch(parts, scored_batches, outgoing, offsets)
 
-    def _due(self, task: PartitionTask, batch: EventBatch) -> DueLabels | None:
+    def _load(self, requests: Sequence[EntityRequest], tasks: Mapping[int, PartitionTask]) -> None:
+        if requests:
+            found = self._parts.store.load_entities(requests)
+            self.check_nothing_lost({request.partition for request in requests} & tasks.keys(), tasks)
+            self._tables.load(requests, found)
+
+    def check_nothing_lost(self, partitions: Iterable[int], tasks: Mapping[int, PartitionTask]) -> None:
+        """See that the store still reflects what it once did of held ``partitions``.
+
+        An entity that is not stored is one without a past, unless Redis was emptied or came back with an older
+        state; so look here after reading entities (what is there now was there before). Raises StateFenced when
+        something was lost, StoreUnavailable.
+        """
+        for partition in sorted(partitions):
+            known = tasks[partition].applied
+            if known is None:
+                continue
+            stored = self._parts.store.load_applied(partition)
+            if stored is None or stored.progress < known.progress:
+                raise StateFenced(
+                    f"the online state of partition {partition} went back from offset {known.next_offset} to "
+                    f"{'nothing' if stored is None else stored.next_offset}: Redis has lost data",
+                    remedy="nothing to do now, state is rebuilt from the log; look why Redis lost it "
+                    "(FLUSHALL, a truncated append-only file, a failover)",
+                )
+
+    def _due(
+        self, task: PartitionTask, batch: EventBatch, tasks: Mapping[int, PartitionTask]
+    ) -> DueLabels | None:
         """Labels to count among the events of ``batch``.
 
         Those that count before all of them are applied at once, a chunk at a time: after a long pause, or for a
@@ -152,7 +184,8 @@ class MicroBatcher:
             due = self._labels.due(task.partition, first, limit=CHUNK)
             if len(due.labels) + len(due.refused) < CHUNK:
                 break
-            task.scorer.apply_labels(due.labels)
+            self._load(task.scorer.label_requests(due.labels), tasks)
+            task.scorer.apply_labels(due.labels, loaded=True)
             self._take(task, due)
         return self._labels.due(task.partition, max(now, int(batch.times.max())))
 

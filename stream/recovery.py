@@ -30,7 +30,7 @@ from featurestore.ports import Applied, StateStore
 from scoring.engine import PartitionScorer
 from stream.decoding import decode_messages
 from stream.kafka import KafkaConnection
-from stream.takeover import GRACE_SECONDS, end_transactions_of
+from stream.takeover import Patience, end_transactions_of
 from stream.topics import Topics
 
 __all__ = ["Recovered", "Recovery"]
@@ -278,7 +278,7 @@ class Recovery:
         finally:
             probe.close()
         yield from self._read(
-            consumer, self._topics.verdicts, partition, start, seen=end, hidden=_Patience(self._clock, former)
+            consumer, self._topics.verdicts, partition, start, seen=end, hidden=Patience(self._clock, former)
         )
 
     def _read(
@@ -289,7 +289,7 @@ class Recovery:
         start: int,
         stop: int | None = None,
         seen: int = 0,
-        hidden: _Patience | None = None,
+        hidden: Patience | None = None,
     ) -> Iterator[Any]:
         """Committed records of one partition from ``start`` up to ``stop`` or the end of the log.
 
@@ -334,29 +334,6 @@ class Recovery:
             yield message
             if stop is not None and offset == stop - 1:
                 return
-
-
-class _Patience:
-    """How long to wait for a transaction that ``former`` left open before ending it; once."""
-
-    def __init__(self, clock: Clock, former: str | None) -> None:
-        self._clock = clock
-        self._former = former
-        self._since: float | None = None
-
-    def is_over(self) -> bool:
-        """Whether it is time to end it. The first call starts the wait."""
-        now = self._clock.monotonic()
-        if self._since is None:
-            self._since = now
-        return self._former is not None and now - self._since >= GRACE_SECONDS
-
-    def give_up(self) -> str:
-        """Whose transactions to end; it is not asked again."""
-        former, self._former = self._former, None
-        if former is None:
-            raise RuntimeError("nobody's transaction is waited for")
-        return former
 
 
 class _Verdicts:

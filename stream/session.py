@@ -9,7 +9,8 @@ recovered from store and log (``stream.recovery``).
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -28,7 +29,7 @@ from stream.takeover import Progress
 from stream.task import PartitionTask
 from stream.topics import Topics, partitions_of
 from stream.worker_parts import WorkerConfig, WorkerParts
-from stream.worker_reporting import count, report
+from stream.worker_reporting import count, report, tell_recovered
 
 __all__ = ["Session"]
 
@@ -36,6 +37,9 @@ log = structlog.get_logger(__name__)
 
 IDLE_SECONDS = 0.05
 """How long a poll waits for the first record: bounds how late flushes and the stop signal are noticed."""
+LOOK_SECONDS = 2.0
+"""How often to see whether Redis still has the state of partitions without traffic, which other partitions read:
+a flush would notice, but there is none. One GET for each partition."""
 
 
 class Session:
@@ -81,10 +85,12 @@ class Session:
         self._progress = Progress(parts.kafka, self._consumer, group, self._owner)
         self._tasks: dict[int, PartitionTask] = {}
         self._unwritten = StateWrites()
+        self._closing = False
         now = parts.clock.monotonic()
         self._next_flush = now + config.flush_seconds
         self._next_snapshot = now + config.snapshot_seconds
         self._next_report = now
+        self._next_look = now + LOOK_SECONDS
         self._consumer.subscribe(
             [self._topics.events], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
         )
@@ -100,6 +106,10 @@ class Session:
                     raise away
                 else:
                     self._write_now(self._due(self._tasks.values()))
+                if self._parts.clock.monotonic() >= self._next_look:
+                    self._next_look = self._parts.clock.monotonic() + LOOK_SECONDS
+                    with self._settled_when_fenced():
+                        self._batcher.check_nothing_lost(self._tasks, self._tasks)
             except TransactionAborted as error:
                 log.warning("transaction aborted", error=str(error))
                 self._parts.metrics.transactions.labels("aborted").inc()
@@ -118,6 +128,7 @@ class Session:
 
     def close(self) -> None:
         """Write what is committed, leave the group, drop the producer."""
+        self._closing = True
         try:
             self._consumer.close()  # calls _revoked
         except KafkaException as error:
@@ -152,13 +163,23 @@ class Session:
         parts = self._batcher.decode(messages, self._tasks)
         if not parts:
             return
-        batch = self._batcher.score(parts)
+        with self._settled_when_fenced():
+            batch = self._batcher.score(parts, self._tasks)
         away = self._settle()
         # memory now stands exactly at the end of this batch, and everything before it is committed
         writes = self._due(self._tasks.values())
         self._committer.submit(batch, self._consumer.consumer_group_metadata(), writes)
         if away is not None:
             raise away
+
+    @contextmanager
+    def _settled_when_fenced(self) -> Iterator[None]:
+        """Recovery begins at what is committed, so nothing may be under way when it becomes necessary."""
+        try:
+            yield
+        except StateFenced:
+            self._settle(wait=True)
+            raise
 
     def _settle(self, *, wait: bool = False) -> StoreUnavailable | None:
         """Take note of the transaction under way and of state written. Raises what the former failed with.
@@ -250,6 +271,10 @@ class Session:
                 break
             except StoreUnavailable:
                 continue
+            except StateFenced as fenced:
+                log.error("online state went back while it was away; recovering", error=str(fenced))
+                self._recover_all()
+                break
         self._parts.metrics.store_waits.inc(clock.monotonic() - started)
         for partition in self._tasks:
             self._seek(partition)  # the batch in hand was dropped before it changed anything
@@ -259,6 +284,8 @@ class Session:
     # -- partitions come and go
 
     def _assigned(self, _: Any, partitions: list[TopicPartition]) -> None:
+        if self._closing:
+            return  # given to us while we leave: Kafka would answer no question any more
         for place in partitions:
             self._recover(place.partition)
         self._consumer.incremental_assign(
@@ -278,7 +305,7 @@ class Session:
             )
         for task in gone:
             self._drop(task.partition)
-        if any(task.ahead for task in self._tasks.values()):
+        if not self._closing and any(task.ahead for task in self._tasks.values()):
             # the transaction under way failed: what is left of its tasks is ahead of the log
             self._recover_all()
 
@@ -334,35 +361,16 @@ class Session:
             self._labels.begin(partition, found.next_labels)
         self._tasks[partition] = task
         seconds = clock.monotonic() - started
-        metrics.recoveries.inc()
-        metrics.recovery_seconds.set(seconds)
-        metrics.rebuilt_events.inc(found.rebuilt_events)
-        metrics.recovery_mismatches.inc(found.mismatches)
         metrics.partitions.set(len(self._tasks))
         metrics.incomplete_state.set(sum(t.incomplete for t in self._tasks.values()))
-        log.info(
-            "partition recovered",
-            partition=partition,
-            offset=found.next_offset,
-            rebuilt=found.rebuilt_events,
-            relearned=found.relearned,
-            seconds=round(seconds, 3),
-        )
-        if found.mismatches:
-            log.error("scores differ when learned again", partition=partition, count=found.mismatches)
-        if found.incomplete:
-            log.error(
-                "the log no longer holds all events that state needs; verdicts are flagged degraded",
-                partition=partition,
-                remedy="keep events at least as long as the longest window, or restore Redis from a backup",
-            )
+        tell_recovered(metrics, partition, found, seconds)
         self._write_now(_captured([task], flush=True, snapshot=False))
 
     def _recover_all(self) -> None:
         """State in memory is ahead of the log: drop all of it and read on from what is committed."""
-        self._committer.written(
-            wait=True
-        )  # so that recovery reads what it leaves behind, whatever came of it
+        # so that recovery reads what it leaves behind, whatever came of it
+        self._committer.written(wait=True)
+        self._unwritten = StateWrites()
         for partition in list(self._tasks):
             self._recover(partition)
             self._seek(partition)

@@ -15,10 +15,19 @@ import msgspec
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
+from domain.clock import Clock
 from domain.errors import Retriable
 from stream.kafka import KafkaConnection
 
-__all__ = ["GRACE_SECONDS", "CommitNote", "Progress", "end_transactions_of", "read_note", "write_note"]
+__all__ = [
+    "GRACE_SECONDS",
+    "CommitNote",
+    "Patience",
+    "Progress",
+    "end_transactions_of",
+    "read_note",
+    "write_note",
+]
 
 log = structlog.get_logger(__name__)
 
@@ -74,6 +83,29 @@ def end_transactions_of(kafka: KafkaConnection, owner: str) -> None:
             remedy="none needed: the broker ends it after its time-out; check the connection to Kafka otherwise",
         ) from error
     log.warning("ended the open transaction of a silent former owner", owner=owner)
+
+
+class Patience:
+    """How long to wait for a transaction that ``former`` left open before ending it; once."""
+
+    def __init__(self, clock: Clock, former: str | None) -> None:
+        self._clock = clock
+        self._former = former
+        self._since: float | None = None
+
+    def is_over(self) -> bool:
+        """Whether it is time to end it. The first call starts the wait."""
+        now = self._clock.monotonic()
+        if self._since is None:
+            self._since = now
+        return self._former is not None and now - self._since >= GRACE_SECONDS
+
+    def give_up(self) -> str:
+        """Whose transactions to end; it is not asked again."""
+        former, self._former = self._former, None
+        if former is None:
+            raise RuntimeError("nobody's transaction is waited for")
+        return former
 
 
 class Progress:

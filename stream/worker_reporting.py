@@ -14,12 +14,13 @@ from domain.errors import StoreUnavailable
 from featurestore.tables import FeatureTables
 from scoring.scored import flags_of
 from stream.committer import Outcome
+from stream.recovery import Recovered
 from stream.task import PartitionTask
 from stream.topics import Topics
 from stream.worker_metrics import WorkerMetrics
 from stream.worker_parts import WorkerConfig, WorkerParts
 
-__all__ = ["count", "report"]
+__all__ = ["count", "report", "tell_recovered"]
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +46,30 @@ def count(metrics: WorkerMetrics, outcome: Outcome) -> None:
         for segment in scored.segments:
             for name in segment.abstained:
                 metrics.abstentions.labels(name).inc(segment.stop - segment.start)
+
+
+def tell_recovered(metrics: WorkerMetrics, partition: int, found: Recovered, seconds: float) -> None:
+    """Count and log a recovery that took ``seconds``."""
+    metrics.recoveries.inc()
+    metrics.recovery_seconds.set(seconds)
+    metrics.rebuilt_events.inc(found.rebuilt_events)
+    metrics.recovery_mismatches.inc(found.mismatches)
+    log.info(
+        "partition recovered",
+        partition=partition,
+        offset=found.next_offset,
+        rebuilt=found.rebuilt_events,
+        relearned=found.relearned,
+        seconds=round(seconds, 3),
+    )
+    if found.mismatches:
+        log.error("scores differ when learned again", partition=partition, count=found.mismatches)
+    if found.incomplete:
+        log.error(
+            "the log no longer holds all events that state needs; verdicts are flagged degraded",
+            partition=partition,
+            remedy="keep events at least as long as the longest window, or restore Redis from a backup",
+        )
 
 
 def report(

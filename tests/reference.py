@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from domain.pipeline import Aggregate, AggregateFeature, LatePolicy, Pipeline, ValueFeature
 
@@ -17,6 +18,8 @@ __all__ = ["Label", "Outcome", "Reference", "Row"]
 
 Value = float | str | None
 REMEMBERED_IDS = 64
+_OWN_TILES = (Aggregate.DISTINCT, Aggregate.QUANTILE)
+"""These share tiles only with their like over the same field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +147,8 @@ class Reference:
             return max(0, row.time - newest) / 1e6
         if f.aggregate is Aggregate.LAST:
             return self._last(f, row, histories)
+        if f.half_life is not None:
+            return _decayed(f, row.time, [r for history in histories for r in history])
         inside = []
         positives = 0
         for history, told in zip(histories, labels, strict=True):
@@ -157,6 +162,9 @@ class Reference:
         values = [r.fields[f.of] for r in inside if r.fields[f.of] is not None]
         if f.aggregate is Aggregate.DISTINCT:
             return float(len(set(values)))
+        if f.aggregate is Aggregate.QUANTILE:
+            ordered = sorted(v for v in values if isinstance(v, float))
+            return ordered[math.floor(_given(f.q) * (len(ordered) - 1))] if ordered else None
         return _combine(f.aggregate, [v for v in values if isinstance(v, float)])
 
     @staticmethod
@@ -190,8 +198,8 @@ class Reference:
             for g in self._pipeline.features
             if isinstance(g, AggregateFeature)
             and (g.entity, g.hop) == (f.entity, f.hop)
-            and (g.aggregate is Aggregate.DISTINCT) == (f.aggregate is Aggregate.DISTINCT)
-            and (g.of == f.of or f.aggregate is not Aggregate.DISTINCT)
+            and [g.aggregate is own for own in _OWN_TILES] == [f.aggregate is own for own in _OWN_TILES]
+            and (g.of == f.of or f.aggregate not in _OWN_TILES)
         ]
 
     def _label_fed(self, f: AggregateFeature) -> bool:
@@ -208,7 +216,26 @@ class Reference:
         )
 
 
-def _given(value: int | None) -> int:
+def _decayed(f: AggregateFeature, now: int, events: list[Row]) -> float:
+    """Half as much for every half-life of age, seen at ``now`` or at the newest event, whichever is later."""
+    told = [(r.time, 1.0 if f.of is None else r.fields[f.of]) for r in events]
+    values = [(time, value) for time, value in told if isinstance(value, float)]
+    at = max([now, *(time for time, _ in values)])
+    # in three factors, so that none leaves the range of a float before the product does
+    return math.fsum(
+        v * _third(f, at - time) * _third(f, at - time) * _third(f, at - time) for time, v in values
+    )
+
+
+def _third(f: AggregateFeature, age: int) -> float:
+    """The cube root of what is left after ``age``."""
+    return float(2.0 ** (-(age / _given(f.half_life)) / 3))
+
+
+N = TypeVar("N", int, float)
+
+
+def _given(value: N | None) -> N:
     assert value is not None
     return value
 

@@ -134,6 +134,16 @@ def flushall_cold(stage: Stage) -> None:
     stage.await_news(fault.at, fault.partitions)
 
 
+def flushall_idle(stage: Stage) -> None:
+    """After the last event: state must come back although nothing asks for it."""
+    stage.start(2)
+    stage.feed(rate=len(stage.records) / 6.0)
+    _settled(stage, len(stage.records))
+    stage.fault("FLUSHALL")
+    with _client(stage) as client:
+        client.flushall()
+
+
 def _settled(stage: Stage, count: int) -> None:
     stage.await_answers(count)
     stage.await_applied(stage.reaches())
@@ -170,5 +180,6 @@ SCENARIOS = (
         own=_OWN,
         short_events=3_000,
     ),
+    Scenario("flushall-idle", "FLUSHALL when no events come", flushall_idle, own=_OWN, events=3_000),
     Scenario("redis-full", "Redis out of memory, later with more of it", out_of_memory, own=_OWN),
 )

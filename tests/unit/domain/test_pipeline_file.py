@@ -159,6 +159,21 @@ X, HST = "a feature x instead of the last one", "one more key for the detector"
             "x.include_current",
             "earlier",
         ),
+        (X, "{entity: shop, aggregate: decayed_sum, of: amount}", "x.half_life", "is missing"),
+        (X, "{entity: shop, aggregate: decayed_sum, half_life: 1d}", "x.of", "is missing"),
+        (X, "{entity: shop, aggregate: decayed_count, of: amount, half_life: 1d}", "x.of", "counts events"),
+        (X, "{entity: shop, aggregate: decayed_count, half_life: 1d, window: 1d}", "x.window", "no window"),
+        (X, "{entity: shop, aggregate: count, window: 1d, half_life: 1d}", "x.half_life", "does not decay"),
+        (X, "{entity: shop, aggregate: count, window: 1d, q: 0.5}", "x.q", "takes no q"),
+        (X, "{entity: shop, aggregate: quantile, of: amount, window: 1d}", "x.q", "is missing"),
+        (X, "{entity: shop, aggregate: quantile, of: amount, window: 1d, q: 1}", "x.q", "between 0 and 1"),
+        (X, "{entity: shop, aggregate: quantile, of: amount, window: 1d, q: 95}", "x.q", "out of range"),
+        (
+            X,
+            "{entity: shop, aggregate: quantile, of: amount, q: 0.5, window: 6m}",
+            "x.window",
+            "limit is 400",
+        ),
         (
             X,
             "{entity: shop, aggregate: median, of: amount, window: 1d}",
@@ -322,6 +337,23 @@ def test_a_label_fed_rate_makes_the_pipeline_label_fed() -> None:
     assert not payments().label_fed
 
 
+def test_decayed_sums_and_quantiles_are_declared() -> None:
+    features = (
+        "  a: {entity: shop, aggregate: decayed_sum, of: amount, half_life: 1d}\n"
+        "  b: {entity: shop, aggregate: decayed_count, half_life: 90s, include_current: false}\n"
+        "  c: {entity: shop, aggregate: quantile, of: amount, q: 0.95, window: 30d, delay: 15h}\n"
+    )
+    text = change(FEATURE, FEATURE + features)
+    a, b, c = parse_pipeline(text, "p.yaml").features[-3:]
+    assert isinstance(a, AggregateFeature)
+    assert isinstance(b, AggregateFeature)
+    assert isinstance(c, AggregateFeature)
+    assert (a.half_life, a.window, a.include_current) == (parse_duration("1d"), None, True)
+    assert (b.half_life, b.of, b.include_current) == (parse_duration("90s"), None, False)
+    assert (c.q, c.hop, c.include_current) == (0.95, parse_duration("15h"), False)
+    jsonschema.Draft202012Validator(json_schema()).validate(YAML(typ="safe").load(text))
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 400), st.integers(0, 400))
 def test_a_suggested_hop_is_right(window: int, delay: int) -> None:
@@ -364,6 +396,10 @@ def test_no_damaged_file_raises_anything_else(data: st.DataObject) -> None:
         lambda d: d["features"].update(x={"entity": "shop", "aggregate": "rate", "window": "1d"}),
         lambda d: d["features"].update(
             x={"entity": "shop", "aggregate": "rate", "of": "amount", "window": "1d"}
+        ),
+        lambda d: d["features"].update(x={"entity": "shop", "aggregate": "decayed_sum", "half_life": "1d"}),
+        lambda d: d["features"].update(
+            x={"entity": "shop", "aggregate": "quantile", "of": "amount", "window": "1d"}
         ),
         lambda d: d["features"].update(x={"entity": "shop", "aggregate": "sum", "window": "1d"}),
         lambda d: d["features"].update(x={"entity": "shop", "aggregate": "count"}),

@@ -8,15 +8,12 @@ from hypothesis import strategies as st
 from domain.durations import parse_duration
 from domain.pipeline import Aggregate, AggregateFeature, LatePolicy
 from tests.reference import Reference, Row
-from tests.unit.featurestore.harness import (
-    SECOND,
-    START,
+from tests.unit.featurestore.harness import SECOND, START, compare, pipeline_of
+from tests.unit.featurestore.strategies import (
     aggregate_features,
-    compare,
     every_aggregate,
     histories,
     label_logs,
-    pipeline_of,
     random_rows,
 )
 

@@ -14,15 +14,13 @@ from tests.unit.featurestore.harness import (
     START,
     Arrival,
     Engine,
-    aggregate_features,
     batch_of,
     batches,
     compare,
-    histories,
-    label_logs,
     labels_of,
     pipeline_of,
 )
+from tests.unit.featurestore.strategies import aggregate_features, histories, label_logs
 
 MINUTE = 60 * SECOND
 

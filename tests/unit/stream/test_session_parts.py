@@ -6,17 +6,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from domain.clock import ManualClock
 from domain.codec import EventCodec
-from domain.errors import EventRejected, Reject
+from domain.errors import EventRejected, Reject, StateFenced
 from domain.pipeline import Pipeline
 from domain.privacy import Protector
-from featurestore.ports import Applied
+from featurestore.memory import MemoryStateStore
+from featurestore.ports import Applied, PartitionFlush
 from scoring.engine import PartitionScorer
+from scoring.verdicts import VerdictEncoder
 from stream.dead_letters import dead_letter
 from stream.decoding import decode_messages
+from stream.kafka import KafkaConnection
+from stream.micro_batch import MicroBatcher
 from stream.task import PartitionTask
 from stream.topics import MAX_MESSAGE_BYTES
+from stream.worker_metrics import WorkerMetrics
+from stream.worker_parts import WorkerParts
 from tests.system.events import SMALL, event, events
 from tidegate.loading import load
 
@@ -95,6 +103,38 @@ def test_captured_state_says_how_far_memory_was(pipeline: Pipeline) -> None:
     assert task.behind == 0
     assert task.capture_flush() is None
     assert task.capture_snapshot() is None
+
+
+def batcher_on(store: MemoryStateStore, pipeline: Pipeline, task: PartitionTask) -> MicroBatcher:
+    parts = WorkerParts(
+        kafka=KafkaConnection("nowhere"),
+        pipeline=pipeline,
+        codec=EventCodec(pipeline, Protector(b"k" * 16)),
+        encoder=VerdictEncoder(pipeline, code_version="test"),
+        store=store,
+        publish_report=lambda _: None,
+        clock=ManualClock(0),
+        metrics=WorkerMetrics(CollectorRegistry()),
+        at=lambda _: None,
+    )
+    return MicroBatcher(parts, task.scorer.tables, None, "owner", 1)
+
+
+@pytest.mark.parametrize("left", [None, Applied(4, 0, 0)])
+def test_an_unknown_entity_is_no_new_one_where_the_store_lost_data(
+    pipeline: Pipeline, left: Applied | None
+) -> None:
+    store = MemoryStateStore()
+    task = task_at(pipeline, 5, Applied(5, 0, 0))
+    batcher = batcher_on(store, pipeline, task)
+    if left is not None:
+        store.flush([PartitionFlush(0, None, left, [])])
+    records = [Record(e.payload, e.key, offset) for offset, e in enumerate(events(3), start=5)]
+    with pytest.raises(StateFenced, match="Redis has lost data"):
+        batcher.score(batcher.decode(records, {0: task}), {0: task})
+    assert not task.ahead
+    store.flush([PartitionFlush(0, left, Applied(5, 0, 0), [])])
+    assert len(batcher.score(batcher.decode(records, {0: task}), {0: task}).scored[0]) == 3
 
 
 def test_a_dead_letter_keeps_the_record_as_it_was() -> None:
