@@ -101,6 +101,8 @@ class TrainingFile:
         unknown = np.isnan(labels)
         keys = batch.entities[self._key]
         picked = rows.tolist()
+        # JSON has no infinity, so that verdicts carry null for it; a row is what its verdict carries
+        vectors = np.where(np.isfinite(advanced.features[rows]), advanced.features[rows], np.nan)
         self._file.add(
             [
                 pa.array([batch.ids[i] for i in picked], pa.string()),
@@ -109,7 +111,7 @@ class TrainingFile:
                 moments(batch.times[rows]),
                 pa.array(advanced.late[rows]),
                 pa.array([keys[i] for i in picked], pa.string()),
-                *(numbers(advanced.features[rows, i]) for i in range(len(self._names))),
+                *(numbers(vectors[:, i]) for i in range(len(self._names))),
                 pa.array(np.where(unknown, 0, labels).astype(np.int8), pa.int8(), mask=unknown),
                 pa.array(known_at, pa.int64(), mask=unknown).cast(pa.timestamp("us", "UTC")),
             ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -21,9 +22,8 @@ from domain.verdict import Flag, Source
 from featurestore.tables import Advanced
 from lifecycle.features_export import Engine
 from stream.decoding import decode_messages
-from stream.spool import Spool
 
-__all__ = ["Lane", "Logs", "Piece", "Tally"]
+__all__ = ["Lane", "Logs", "Piece", "Records", "Tally", "one_by_one", "side_by_side"]
 
 CHUNK = 2_000
 """Verdicts, and events, read at once per partition: bounds memory."""
@@ -43,6 +43,18 @@ class _Verdict(msgspec.Struct, frozen=True, gc=False):
     labels_offset: int | None = None
 
 
+class Records(Protocol):
+    """Records of one topic by partition; :class:`stream.spool.Spool` is the one there is."""
+
+    def peek(self, partition: int) -> Any | None:
+        """The next record of ``partition``, which stays; None at the end."""
+        ...
+
+    def take(self, partition: int) -> Any | None:
+        """As :meth:`peek`, and go on."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Logs:
     """The three topics; ``labels`` is None when no feature counts labels.
@@ -50,9 +62,9 @@ class Logs:
     ``cut``: partitions whose first verdicts are deleted.
     """
 
-    events: Spool
-    verdicts: Spool
-    labels: Spool | None
+    events: Records
+    verdicts: Records
+    labels: Records | None
     cut: frozenset[int]
 
 
@@ -285,6 +297,29 @@ class Lane:
         return self._waiting[0] if self._waiting else None
 
 
+def one_by_one(lanes: list[Lane]) -> Iterator[Piece]:
+    """Partitions that share no entity: one after the other gives the same, in larger steps."""
+    for lane in lanes:
+        while lane.appended is not None:
+            yield from lane.advance(None)
+
+
+def side_by_side(lanes: list[Lane]) -> Iterator[Piece]:
+    """In the order in which events were appended, to the millisecond that Kafka knows; ties by partition."""
+    while True:
+        heads = sorted(
+            (appended, lane.partition, lane) for lane in lanes if (appended := lane.appended) is not None
+        )
+        if not heads:
+            return
+        _, partition, lane = heads[0]
+        until = None
+        if len(heads) > 1:
+            other, other_partition, _ = heads[1]
+            until = other + 1 if partition < other_partition else other
+        yield from lane.advance(until)
+
+
 def _labels_offsets(verdicts: list[_Verdict | None]) -> Ints:
     """The ``labels_offset`` of each; events before the first verdict (theirs are deleted) as that one."""
     told = [None if v is None else -1 if v.labels_offset is None else v.labels_offset for v in verdicts]
@@ -307,5 +342,5 @@ def _between(batch: EventBatch, start: int, stop: int) -> EventBatch:
 
 
 def _bits(values: Floats) -> Ints:
-    """The bits of each number; every NaN is the same missing value."""
-    return np.ascontiguousarray(np.where(np.isnan(values), np.nan, values)).view(np.int64)
+    """The bits of each number; whatever JSON has no number for is the same missing value."""
+    return np.ascontiguousarray(np.where(np.isfinite(values), values, np.nan)).view(np.int64)

@@ -9,7 +9,7 @@ verdicts when it starts; memory holds the engine's state, 32 bytes a label, and 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from domain.pipeline import AggregateFeature, ExpressionFeature, Pipeline
 from featurestore.tables import FeatureTables
 from lifecycle.features_export import Engine, TrainingFile
 from lifecycle.label_index import LabelIndex
-from stream.feature_lane import Lane, Logs, Piece, Tally
+from stream.feature_lane import Lane, Logs, Tally, one_by_one, side_by_side
 from stream.kafka import KafkaConnection
 from stream.spool import Span, Spool, spans_of
 from stream.topics import Topics, partitions_of
@@ -184,7 +184,7 @@ def export_topics(
         ]
         apart = len(lanes) == 1 or len(pipeline.entities) == 1
         with TrainingFile(out, pipeline, since=since) as file:
-            for piece in _one_by_one(lanes) if apart else _side_by_side(lanes):
+            for piece in one_by_one(lanes) if apart else side_by_side(lanes):
                 duplicates += int((piece.advanced.duplicate & piece.exported).sum())
                 rows = file.wanted(piece.batch, piece.advanced)
                 rows = rows[piece.exported[rows]]
@@ -213,29 +213,6 @@ def export_topics(
         by_known_at=tally.by_known_at,
         truncated=tuple(spans.truncated),
     )
-
-
-def _one_by_one(lanes: list[Lane]) -> Iterator[Piece]:
-    """Partitions that share no entity: one after the other gives the same, in larger steps."""
-    for lane in lanes:
-        while lane.appended is not None:
-            yield from lane.advance(None)
-
-
-def _side_by_side(lanes: list[Lane]) -> Iterator[Piece]:
-    """In the order in which events were appended, to the millisecond that Kafka knows; ties by partition."""
-    while True:
-        heads = sorted(
-            (appended, lane.partition, lane) for lane in lanes if (appended := lane.appended) is not None
-        )
-        if not heads:
-            return
-        _, partition, lane = heads[0]
-        until = None
-        if len(heads) > 1:
-            other, other_partition, _ = heads[1]
-            until = other + 1 if partition < other_partition else other
-        yield from lane.advance(until)
 
 
 def _read_labels(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from domain.clock import from_micros
 from domain.errors import Fatal
@@ -22,6 +23,7 @@ from lifecycle.event_files import read_events
 from lifecycle.known_labels import History, read_histories
 from lifecycle.label_files import find_labels
 from scoring.engine import PartitionScorer
+from tidegate.cli import app
 from tidegate.loading import load
 
 LABELS = Path(__file__).parents[2] / "system" / "labels_pipeline.yaml"
@@ -208,3 +210,20 @@ def test_a_known_at_that_is_no_time_names_the_row(pipeline: Pipeline, tmp_path: 
         read_histories(file, pipeline, KEY)
     file.write_text("id,fraud\ne1,1\n")
     assert read_histories(file, pipeline, KEY) is None
+
+
+def test_a_backtest_without_labels_says_what_rates_are_worth(events: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain.jsonl"
+    lines = [json.loads(line) for line in events.read_text().splitlines()[:20]]
+    plain.write_text("".join(json.dumps({k: v for k, v in r.items() if k != "fraud"}) + "\n" for r in lines))
+    arguments = ["backtest", "-p", str(LABELS), "-e", str(plain), "-o", str(tmp_path / "v.parquet")]
+    result = CliRunner().invoke(app, arguments, env={"TIDEGATE_PRIVACY_KEY": "k" * 32})
+    assert result.exit_code == 0, result.output
+    assert "features count labels" in result.output
+    told = CliRunner().invoke(
+        app,
+        [*arguments[:4], str(events), *arguments[5:], "--label-column", "fraud"],
+        env={"TIDEGATE_PRIVACY_KEY": "k" * 32},
+    )
+    assert told.exit_code == 0, told.output
+    assert "features count labels" not in told.output
