@@ -65,7 +65,12 @@ class Session:
                     f"{topic} has not as many partitions as {self._topics.events}",
                     remedy="create it with `tidegate topics create`, or add partitions before the first event",
                 )
-        self._tables = FeatureTables(parts.pipeline, partitions=partitions, max_entities=config.max_entities)
+        self._tables = FeatureTables(
+            parts.pipeline,
+            partitions=partitions,
+            max_entities=config.max_entities,
+            state_bytes=config.state_bytes,
+        )
         self._labels = (
             LabelFeed(
                 parts.kafka,

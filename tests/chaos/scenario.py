@@ -9,6 +9,8 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from confluent_kafka import KafkaException
+
 from domain.errors import TidegateError
 from tests.chaos.findings import Findings
 from tests.chaos.judge import judge
@@ -83,7 +85,7 @@ def play(scenario: Scenario, services: Services, *, short: bool = False, sabotag
                 findings, notes = judge(
                     stage.scene, stage.evidence(), degraded_due=scenario.degraded_due, seed=SEED
                 )
-            except (AssertionError, TidegateError) as error:
+            except (AssertionError, TidegateError, KafkaException) as error:
                 stage.problems.append(f"{type(error).__name__}: {error}")
             recovered = stage.recovery_seconds()
             rebuilt = [int(line["rebuilt"]) for line in stage.logged("partition recovered")]
