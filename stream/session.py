@@ -357,7 +357,7 @@ class Session:
             applied=found.applied,
             verdict_position=found.verdict_position,
             snapshot_offset=-1,
-            incomplete=found.incomplete,
+            incomplete_until=found.incomplete_until,
             taken_over=None if note is None else note.at * 1000,
             scored_labels=found.next_labels,
             next_labels=found.next_labels,

@@ -53,7 +53,7 @@ SABOTAGES = (
     Sabotage(
         "no rewind after an abort",
         sabotage.no_rewind.__name__,
-        ("rebalance-storm", "stalled-transaction"),
+        ("stalled-transaction", "rebalance-storm"),
         ("lost",),
     ),
     Sabotage(

@@ -30,6 +30,8 @@ __all__ = ["PIPELINE", "Injection", "Stage", "Stuck", "micros"]
 PIPELINE = Path(__file__).with_name("pipeline.yaml")
 PATIENCE = 90.0
 """Seconds for anything that has to happen; the longest is an outcome that the broker never tells (30 s)."""
+SABOTAGED_PATIENCE = 30.0
+"""The same where something is broken on purpose, and waiting is what comes of it."""
 # Small transactions, little memory, and state that lags behind by different amounts when a fault comes.
 QUICK: dict[str, Any] = {
     "max_batch": 100,
@@ -253,6 +255,8 @@ class Stage:
         self, what: str, holds: Callable[[], bool], seconds: float = PATIENCE, every: float = 0.02
     ) -> None:
         """Until ``holds()``; raises Stuck, with the logs' ends, when it never does."""
+        if self.sabotage:
+            seconds = min(seconds, SABOTAGED_PATIENCE)
         deadline = time.monotonic() + seconds
         pause = threading.Event()
         while not holds():
