@@ -7,7 +7,7 @@ RUN := $(UV) run --no-sync
 PYTEST := $(RUN) pytest -p no:randomly --durations=10
 SUITES := tests/unit tests/contract tests/integration tests/system
 
-.PHONY: help setup packages demo test test-unit test-compose up check bench-kernels bench-throughput
+.PHONY: help setup packages demo test test-unit test-compose up check bench-kernels bench-throughput chaos chaos-selftest
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -34,6 +34,12 @@ test-compose: packages ## docker compose up, down and up again
 up: ## everything in containers, at http://127.0.0.1:8080; `docker compose down` ends it
 	@deploy/env
 	docker compose up --detach --wait --build
+
+chaos: setup ## workers, Kafka and Redis killed, stopped and robbed of data; nothing may be lost, doubled or wrong
+	@$(RUN) python -m tests.chaos --json benchmarks/results/chaos.json
+
+chaos-selftest: setup ## exactly-once broken on purpose: `make chaos` must notice each time
+	@$(RUN) python -m tests.chaos --selftest
 
 check: packages ## formatting, lint, types, layers, lock file
 	$(RUN) ruff format --check .

@@ -18,6 +18,8 @@ __all__ = ["EntityTable"]
 _CLASSES = 24
 _START_SLOTS = 1024
 _START_WORDS = 1 << 16
+_BLOCK_BYTES = 32 * 8
+"""Of the smallest size class."""
 
 
 @compiled
@@ -48,12 +50,14 @@ class EntityTable:
     """State of one entity field for all partitions this process holds, and copies of foreign ones.
 
     Slots are numbered; ``bases`` and ``classes`` say where a slot's block lies and how large it is
-    (32 << class words). The arena only grows; freed blocks are reused by size class.
+    (32 << class words). The arena only grows; freed blocks are reused by size class. Where ``reserve_bytes`` is
+    given, it begins that large: the system hands out zeroed pages only when they are touched, and growing would
+    need old and new arena at the same time.
     """
 
-    def __init__(self, plan: EntityPlan) -> None:
+    def __init__(self, plan: EntityPlan, *, reserve_bytes: int = 0) -> None:
         self.plan = plan
-        self.words: Ints = np.zeros(_START_WORDS, dtype=np.int64)
+        self.words: Ints = np.zeros(max(_START_WORDS, reserve_bytes // 8), dtype=np.int64)
         self.floats: Floats = self.words.view(np.float64)
         self.bases: Ints = np.full(_START_SLOTS, -1, dtype=np.int64)
         self.classes: Ints = np.zeros(_START_SLOTS, dtype=np.int64)
@@ -76,6 +80,11 @@ class EntityTable:
     def arena_bytes(self) -> int:
         """Bytes of blobs handed out so far (including freed ones that wait for reuse)."""
         return int(self.top[0]) * 8
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the blocks that hold a blob."""
+        return int((_BLOCK_BYTES << self.classes[self._partition >= 0]).sum())
 
     def index(self, partition: int) -> dict[str, int]:
         """Slot of each key held for ``partition``."""
@@ -203,22 +212,26 @@ class EntityTable:
             self._forget(slot)
         del self._index[partition]
 
-    def evict(self, limit: int) -> int:
-        """Forget the least recently used clean entries beyond ``limit``; returns how many."""
+    def evict(self, limit: int, limit_bytes: int | None = None) -> int:
+        """Forget clean entries, least recently used first, beyond ``limit`` entries or ``limit_bytes``.
+
+        Returns how many went. A tenth more than needed goes, so that the search for victims is rare.
+        """
         excess = len(self) - limit
-        if excess <= 0:
+        over = 0 if limit_bytes is None else self.held_bytes - limit_bytes
+        if excess <= 0 and over <= 0:
             return 0
         clean = np.flatnonzero((self._partition >= 0) & ~self.dirty)
-        # a tenth more than needed, so that the search for victims is rare
-        count = min(len(clean), excess + limit // 10)
-        if count == 0:
-            return 0
-        if count < len(clean):
-            clean = clean[np.argpartition(self._used[clean], count - 1)[:count]]
-        for slot in clean.tolist():
+        clean = clean[np.argsort(self._used[clean], kind="stable")]
+        count = excess + limit // 10 if excess > 0 else 0
+        if over > 0 and limit_bytes is not None:
+            freed = np.cumsum(_BLOCK_BYTES << self.classes[clean])
+            count = max(count, int(np.searchsorted(freed, over + limit_bytes // 10)) + 1)
+        victims = clean[:count].tolist()
+        for slot in victims:
             del self._index[int(self._partition[slot])][self._keys[slot]]
             self._forget(slot)
-        return count
+        return len(victims)
 
     def _forget(self, slot: int) -> None:
         self._release_block(slot)

@@ -34,7 +34,7 @@ MAX_OFFSET = 1 << 53
 MAX_KEY_PART = 200
 """Characters of an encoded key part; longer values are replaced by a hash."""
 
-_APPLIED = struct.Struct("<6q")  # progress, next_offset, stream_time, verdict_position, format, labels_offset
+_APPLIED = struct.Struct("<7q")  # in the order of docs/redis-format.md
 _MODEL = struct.Struct("<qqq")  # next_offset, verdict_position, format; the blob follows
 _PLAIN = re.compile(r"[A-Za-z0-9._-]*", re.ASCII)
 _WRITTEN, _ABSENT = -1, -2
@@ -133,10 +133,12 @@ class RedisStateStore:
             return None
         if len(stored) < _APPLIED.size:
             raise self._unreadable(partition, "applied")
-        progress, next_offset, stream_time, verdict_position, version, labels = _APPLIED.unpack_from(stored)
+        progress, next_offset, stream_time, verdict_position, version, labels, until = _APPLIED.unpack_from(
+            stored
+        )
         if version != FORMAT or progress != next_offset + labels:
             raise self._unreadable(partition, "applied")
-        return Applied(next_offset, stream_time, verdict_position, labels)
+        return Applied(next_offset, stream_time, verdict_position, labels, until)
 
     def load_entities(self, requests: Sequence[EntityRequest]) -> list[list[bytes | None]]:
         """Blobs in the order of requests and keys; one round trip."""
@@ -201,6 +203,7 @@ class RedisStateStore:
             applied.verdict_position,
             FORMAT,
             applied.labels_offset,
+            applied.incomplete_until,
         )
         chunks = list(_chunks(flush.blobs)) or [[]]
         calls = []

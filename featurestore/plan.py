@@ -34,6 +34,7 @@ __all__ = [
     "PlanArrays",
     "bytes_bound",
     "layout_digest",
+    "memory_of",
     "plan_entities",
     "tiles_kept",
 ]
@@ -46,6 +47,8 @@ DISTINCT_MAX_ENTRIES = 2048
 """A hard bound on a distinct table; the retained skyband of a KMV sketch stays far below it."""
 SKETCH_ENTRIES = 2048
 """Entries of a quantile sketch; when they are not enough, neighbouring buckets become one."""
+UNWINDOWED_MEMORY = 90 * 86_400_000_000
+"""Microseconds: an entity silent for longer is taken for new where only the log could tell otherwise."""
 DUPLICATE_ENTRIES = 64
 """Event ids remembered per key entity."""
 
@@ -164,6 +167,26 @@ def _sketch_tiles(feature: AggregateFeature, max_lateness: int) -> int:
             f"{feature.name} keeps {kept} tiles, too many for a sketch: an unchecked declaration"
         )
     return kept
+
+
+def memory_of(pipeline: Pipeline) -> int:
+    """How far back features look, in microseconds of event time: after so long, events before no longer count.
+
+    A decayed sum counts as forgotten after 60 half-lives (2^-60 of a value is below the last bit of a sum), a feature
+    without a window after UNWINDOWED_MEMORY.
+    """
+    longest = 0
+    for feature in pipeline.features:
+        if not isinstance(feature, AggregateFeature):
+            continue
+        if feature.half_life is not None:
+            own = 60 * feature.half_life
+        elif feature.window is None:
+            own = UNWINDOWED_MEMORY
+        else:
+            own = feature.window + feature.delay + (feature.hop or 0)
+        longest = max(longest, own)
+    return longest + pipeline.event.max_lateness
 
 
 def bytes_bound(plan: EntityPlan) -> int:

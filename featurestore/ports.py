@@ -22,12 +22,15 @@ class Applied:
     verdict_position  an offset in the verdicts partition of the same number: the verdicts of all source
                       offsets from ``next_offset`` on lie at or after it
     labels_offset     the first offset of ``labels.joined`` that is NOT applied (0 where labels feed nothing)
+    incomplete_until  the log lost events that this state should hold: until stream time reaches this (UTC
+                      microseconds), features may lack some; 0 where nothing is missing
     """
 
     next_offset: int
     stream_time: int
     verdict_position: int
     labels_offset: int = 0
+    incomplete_until: int = 0
 
     @property
     def progress(self) -> int:

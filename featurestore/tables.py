@@ -63,13 +63,24 @@ class FeatureTables:
 
     ``partitions`` is how many partitions feed the pipeline: the state of an entity other than the key is
     merged over all of them. Partitions that are not ``held`` here are read from the store for every batch.
+
+    ``max_entities`` of each kind and ``state_bytes`` in all (None: no limit) stay in memory after :meth:`evict`;
+    what changed since it was last stored always does.
     """
 
-    def __init__(self, pipeline: Pipeline, *, partitions: int = 1, max_entities: int = 200_000) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        partitions: int = 1,
+        max_entities: int = 200_000,
+        state_bytes: int | None = None,
+    ) -> None:
         self._pipeline = pipeline
         self._partitions = partitions
         self._max_entities = max_entities
-        self._tables = [EntityTable(plan) for plan in plan_entities(pipeline)]
+        self._state_bytes = state_bytes
+        self._tables = [EntityTable(plan, reserve_bytes=state_bytes or 0) for plan in plan_entities(pipeline)]
         self._held: set[int] = set()
         self._tick = 0
         self._hash_key = f"tidegate:{pipeline.name}"
@@ -86,6 +97,11 @@ class FeatureTables:
     def entities(self) -> int:
         """Entities in memory, copies of foreign ones included."""
         return sum(len(table) for table in self._tables)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of memory that hold a blob."""
+        return sum(table.held_bytes for table in self._tables)
 
     @property
     def arena_bytes(self) -> int:
@@ -290,9 +306,13 @@ class FeatureTables:
         return taken
 
     def evict(self) -> None:
-        """Let entries leave memory, oldest use first, until ``max_entities`` of each kind are left."""
-        for table in self._tables:
-            table.evict(self._max_entities)
+        """Let entries leave memory, oldest use first, until the limits hold; each kind gives its share of bytes."""
+        held = [table.held_bytes for table in self._tables] if self._state_bytes is not None else []
+        for i, table in enumerate(self._tables):
+            share = None
+            if self._state_bytes is not None and sum(held) > self._state_bytes:
+                share = held[i] * self._state_bytes // sum(held)
+            table.evict(self._max_entities, share)
 
     def mark_clean(self, partition: int) -> None:
         """What ``dirty`` gave is safely stored: forget that it changed, and evict."""

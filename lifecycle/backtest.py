@@ -16,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from domain.batch import EventBatch, Floats, Ints
+from domain.label import LabelBatch
 from domain.pipeline import Pipeline
 from domain.verdict import Flag
 from lifecycle.backtest_output import VerdictFile
 from lifecycle.event_files import FileChunk, RejectedRow
+from lifecycle.known_labels import History, KnownLabels
 from scoring.scored import FLAG_BITS, ScoredBatch
 
 __all__ = ["BacktestPlan", "BacktestRun", "Scorer", "run_backtest"]
@@ -31,11 +33,11 @@ _EXAMPLES = 20
 class Scorer(Protocol):
     """One partition's engine; :class:`scoring.engine.PartitionScorer` is the one there is."""
 
-    def process(self, batch: EventBatch) -> ScoredBatch:
-        """Score a batch and move all state on."""
+    def process(self, batch: EventBatch, *, labels: LabelBatch | None = None) -> ScoredBatch:
+        """Score a batch and move all state on, over labels that become known on the way."""
         ...
 
-    def features_only(self, batch: EventBatch) -> Floats:
+    def features_only(self, batch: EventBatch, labels: LabelBatch | None = None) -> Floats:
         """Move feature state on and return the vectors, leaving the detectors alone."""
         ...
 
@@ -52,11 +54,13 @@ class BacktestPlan:
                    at that moment; None: detectors learn as they go, like in a new worker
     retrain_every  train again whenever so much event time has passed; None: never
     fit_rows       at most so many of the newest feature vectors are trained on
+    label_delay    how long after an event its label is known to features, where no history says when
     """
 
     train_until: int | None = None
     retrain_every: int | None = None
     fit_rows: int = 200_000
+    label_delay: int = 7 * 86_400_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +157,7 @@ def run_backtest(
     plan: BacktestPlan,
     *,
     labels: Mapping[str, float] | None = None,
+    histories: Mapping[str, History] | None = None,
     partitions: int = 1,
     place: Callable[[bytes], int] | None = None,
     progress: Callable[[int], None] = lambda rows: None,
@@ -160,13 +165,16 @@ def run_backtest(
     """Score the events of ``chunks`` and write their verdicts to ``out`` (.parquet, replaced when complete).
 
     ``engine_factory`` makes the engine of a partition. Labels come from the chunks, or by event id from
-    ``labels``. With several ``partitions``, ``place`` says in which one a Kafka key lives, and each chunk is
-    processed partition after partition. ``progress`` is told the number of rows of each chunk.
+    ``labels``. They feed the pipeline's features as they become known: ``plan.label_delay`` after their event,
+    or when ``histories`` (by event id) say. With several ``partitions``, ``place`` says in which one a Kafka key
+    lives, and each chunk is processed partition after partition. ``progress`` is told the number of rows of
+    each chunk.
     """
     if partitions > 1 and place is None:
         raise ValueError("several partitions need a rule that places keys")
     scorers = [engine_factory(partition) for partition in range(partitions)]
     trainer = _Trainer(plan, scorers)
+    told = KnownLabels(pipeline, plan.label_delay, histories) if pipeline.label_fed else None
     codes: dict[str, int] = {}
     rejected: Counter[str] = Counter()
     examples: list[RejectedRow] = []
@@ -188,12 +196,15 @@ def run_backtest(
                     continue
                 for partition, index in _by_partition(start, stop, where, partitions):
                     part = _take(chunk.batch, index)
+                    due = None
+                    if told is not None:
+                        due = told.due(partition, told.note(partition, part, known[index]))
                     if trainer.warming:
-                        x = scorers[partition].features_only(part)
+                        x = scorers[partition].features_only(part, due)
                         trainer.keep(partition, x, np.asarray(np.isnan(x).all(axis=1), dtype=np.bool_))
                         trained_only += len(part)
                         continue
-                    scored = scorers[partition].process(part)
+                    scored = scorers[partition].process(part, labels=due)
                     trainer.keep(partition, scored.features, _duplicates(scored.flags))
                     file.write(scored)
                     keys = part.entities[pipeline.event.key]

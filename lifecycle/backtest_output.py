@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from domain.batch import Floats
-from domain.errors import Fatal
 from domain.pipeline import Pipeline
 from domain.verdict import DECISIONS
+from lifecycle.parquet_file import WholeParquet, moments, numbers
 from scoring.scored import ScoredBatch, flags_of
 
 __all__ = ["VerdictFile", "read_feature"]
@@ -24,15 +23,15 @@ _FLAGS = [",".join(flags_of(mask)) for mask in range(32)]
 
 
 class VerdictFile:
-    """Writes next to ``path`` and moves the file there when all went well, so that half a file never looks whole."""
+    """Writes verdicts to ``path``, which appears when all went well."""
 
     def __init__(self, path: Path, pipeline: Pipeline) -> None:
-        self._path = path
-        self._partial = path.with_name(path.name + ".partial")
         self._features = pipeline.feature_names
         self._detectors = tuple(d.name for d in pipeline.detectors)
         number = pa.float64()
-        self._schema = pa.schema(
+        self._file = WholeParquet(
+            path,
+            pipeline,
             [
                 ("id", pa.string()),
                 ("row", pa.int64()),
@@ -44,24 +43,16 @@ class VerdictFile:
                 *((f"d_{name}", number) for name in self._detectors),
                 ("reasons", pa.string()),
             ],
-            metadata={"pipeline": pipeline.name, "pipeline_digest": pipeline.digest},
         )
 
     def __enter__(self) -> VerdictFile:
-        try:
-            self._writer: Any = pq.ParquetWriter(self._partial, self._schema)
-        except OSError as error:
-            raise Fatal(f"{self._path} cannot be written: {error}", remedy="choose another --out.") from error
+        self._file.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.close()
-        if kind is None:
-            self._partial.replace(self._path)
-        else:
-            self._partial.unlink(missing_ok=True)
+        self._file.__exit__(kind, error, trace)
 
     def write(self, scored: ScoredBatch) -> None:
         """Append the verdicts of a batch. Missing numbers are null."""
@@ -71,19 +62,15 @@ class VerdictFile:
         arrays = [
             pa.array(scored.batch.ids, pa.string()),
             pa.array(scored.batch.offsets),
-            pa.array(scored.batch.times).cast(pa.timestamp("us", "UTC")),
-            _numbers(scored.score),
+            moments(scored.batch.times),
+            numbers(scored.score),
             _DECISIONS.take(pa.array(scored.decision)),
             pa.array([_FLAGS[mask] for mask in scored.flags.tolist()], pa.string()),
-            *(_numbers(scored.features[:, i]) for i in range(len(self._features))),
-            *(_numbers(scored.raw[:, i]) for i in range(len(self._detectors))),
+            *(numbers(scored.features[:, i]) for i in range(len(self._features))),
+            *(numbers(scored.raw[:, i]) for i in range(len(self._detectors))),
             pa.array(reasons, pa.string()),
         ]
-        self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
-
-
-def _numbers(values: Floats) -> Any:
-    return pa.array(np.ascontiguousarray(values), pa.float64(), from_pandas=True)
+        self._file.add(arrays)
 
 
 def read_feature(path: Path, name: str) -> Floats:

@@ -17,7 +17,18 @@ from domain.pipeline import Pipeline
 from domain.privacy import Protector
 from lifecycle.event_rows import column_names, first_rows, read_columns, read_rows
 
-__all__ = ["FileChunk", "RejectedRow", "find_label_column", "parse_label", "read_events", "read_labels"]
+__all__ = [
+    "FileChunk",
+    "RejectedRow",
+    "find_label_column",
+    "parse_label",
+    "read_events",
+    "read_label_rows",
+    "read_labels",
+]
+
+KNOWN_AT = "known_at"
+"""The column that says since when each label of a file was known."""
 
 NEVER = 2**62
 """As ``received_at``: no event time is too far ahead."""
@@ -138,6 +149,7 @@ def find_label_column(path: Path, pipeline: Pipeline, wanted: str | None = None)
     known = {
         "id",
         "event_id",
+        KNOWN_AT,
         *(f.source for f in pipeline.event.fields),
         *(f.name for f in pipeline.event.fields),
     }
@@ -161,6 +173,25 @@ def read_labels(
     The id column is called like the id field or its ``source``, or ``id`` or ``event_id``. Where an id occurs
     again, the later label counts. Raises ServiceMissing and Fatal.
     """
+    found: dict[str, float] = {}
+    for _, id_, value, _ in read_label_rows(path, pipeline, protector, label_column=label_column):
+        if not math.isnan(value):
+            found[id_] = value
+    return found
+
+
+def read_label_rows(
+    path: Path,
+    pipeline: Pipeline,
+    protector: Protector,
+    *,
+    label_column: str | None = None,
+    also: str | None = None,
+) -> Iterator[tuple[int, str, float, Any]]:
+    """(row number, event id as in verdicts, label or NaN, cell of the column ``also``) of each row of a file.
+
+    Columns are found as in :func:`read_labels`. Raises ServiceMissing and Fatal.
+    """
     field = pipeline.event.field(pipeline.event.id)
     columns = column_names(path)
     id_column = next((c for c in (field.source, field.name, "id", "event_id") if c in columns), None)
@@ -170,13 +201,12 @@ def read_labels(
             remedy="add the id of the event to each label.",
         )
     label = find_label_column(path, pipeline, label_column)
-    found: dict[str, float] = {}
-    for first, rows in read_columns(path, [id_column, label], 50_000):
+    wanted = [id_column, label, *([] if also is None else [also])]
+    for first, rows in read_columns(path, wanted, 50_000):
         for row, record in enumerate(rows, first):
             if record is None or record.get(id_column) is None:
                 raise Fatal(f"{path.name}: row {row} has no event id.", remedy="correct or remove this row.")
             value = parse_label(record.get(label), row=row)
-            if not math.isnan(value):
-                text = str(record[id_column])
-                found[protector.protect(text) if field.sensitive else text] = value
-    return found
+            text = str(record[id_column])
+            cell = None if also is None else record.get(also)
+            yield row, protector.protect(text) if field.sensitive else text, value, cell

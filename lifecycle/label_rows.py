@@ -14,7 +14,7 @@ from domain.durations import format_duration
 from domain.errors import Fatal
 from domain.pipeline import Field, FieldType, Pipeline
 from domain.privacy import Protector
-from lifecycle.event_files import find_label_column, parse_label
+from lifecycle.event_files import KNOWN_AT, find_label_column, parse_label
 from lifecycle.event_rows import column_names, read_columns
 
 __all__ = [
@@ -28,8 +28,6 @@ __all__ = [
     "read_label_file",
 ]
 
-KNOWN_AT = "known_at"
-"""The column of times at which labels became known, where no other is named."""
 MAX_ROWS = 2_000_000
 """Of one file: all its labels are held in memory, with the events they are about."""
 _EARLIEST = 100_000_000_000_000

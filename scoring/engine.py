@@ -131,9 +131,13 @@ class PartitionScorer:
             labels_offset=self._labels_offsets(labels_before, labels, advanced),
         )
 
+    def advance(self, batch: EventBatch, labels: LabelBatch | None = None) -> Advanced:
+        """Move feature state on; the vectors and what is known of each row, leaving the detectors alone."""
+        return self._advance(batch, labels=labels, loaded=False, want_features=True)
+
     def features_only(self, batch: EventBatch, labels: LabelBatch | None = None) -> Floats:
         """Move feature state on and return the vectors, leaving the detectors alone."""
-        return self._advance(batch, labels=labels, loaded=False, want_features=True).features
+        return self.advance(batch, labels).features
 
     def label_requests(self, labels: LabelBatch) -> list[EntityRequest]:
         """State to load into the tables before ``apply_labels(labels, loaded=True)``."""

@@ -10,7 +10,7 @@ import numpy as np
 from confluent_kafka import TopicPartition
 
 from domain.batch import EventBatch
-from domain.errors import StateFenced
+from domain.errors import StateFenced, StoreUnavailable
 from featurestore.ports import EntityRequest
 from featurestore.tables import FeatureTables
 from scoring.scored import ScoredBatch
@@ -68,6 +68,7 @@ class MicroBatcher:
         self._topics = Topics(parts.pipeline.name)
         self._tables = tables
         self._reply_partitions = reply_partitions
+        self._others: dict[int, int] = {}
 
     def decode(self, messages: list[Any], tasks: Mapping[int, PartitionTask]) -> list[Part]:
         """Records of held partitions that memory has not scored yet, decoded."""
@@ -144,7 +145,9 @@ class MicroBatcher:
     def _load(self, requests: Sequence[EntityRequest], tasks: Mapping[int, PartitionTask]) -> None:
         if requests:
             found = self._parts.store.load_entities(requests)
-            self.check_nothing_lost({request.partition for request in requests} & tasks.keys(), tasks)
+            asked = {request.partition for request in requests}
+            self.check_nothing_lost(asked & tasks.keys(), tasks)
+            self._check_others(asked - tasks.keys(), tasks)
             self._tables.load(requests, found)
 
     def check_nothing_lost(self, partitions: Iterable[int], tasks: Mapping[int, PartitionTask]) -> None:
@@ -166,6 +169,23 @@ class MicroBatcher:
                     remedy="nothing to do now, state is rebuilt from the log; look why Redis lost it "
                     "(FLUSHALL, a truncated append-only file, a failover)",
                 )
+
+    def _check_others(self, partitions: Iterable[int], tasks: Mapping[int, PartitionTask]) -> None:
+        """The same of partitions that other workers own, whose entities we merge with ours.
+
+        Raises StoreUnavailable: they have to rebuild it, and until then we wait as if Redis were away.
+        """
+        for partition in sorted(partitions):
+            stored = self._parts.store.load_applied(partition)
+            progress = 0 if stored is None else stored.progress
+            if progress < self._others.get(partition, 0):
+                # what they lost we may have lost too, and they may be waiting for us
+                self.check_nothing_lost(tasks, tasks)
+                raise StoreUnavailable(
+                    f"the online state of partition {partition}, which another worker owns, went back",
+                    remedy="none needed: its owner rebuilds it from the log; look why Redis lost data",
+                )
+            self._others[partition] = progress
 
     def _due(
         self, task: PartitionTask, batch: EventBatch, tasks: Mapping[int, PartitionTask]

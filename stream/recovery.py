@@ -26,6 +26,7 @@ from domain.errors import EventRejected, Retriable, StateMismatch
 from domain.label_codec import JoinedLabel, LabelCodec
 from domain.pipeline import Pipeline
 from domain.verdict import DECISIONS, DecisionName, Source
+from featurestore.plan import memory_of
 from featurestore.ports import Applied, StateStore
 from scoring.engine import PartitionScorer
 from stream.decoding import decode_messages
@@ -59,7 +60,8 @@ class Recovered:
     """Where a partition stands after recovery.
 
     ``next_labels`` is the first offset of ``labels.joined`` that is not counted.
-    ``incomplete``: the log no longer reaches back to where the state ended, so windows miss events.
+    ``incomplete_until``: the log no longer reached back to where the state ended, now or in an earlier recovery, so
+    windows miss events until stream time has come so far (0: they never did).
     """
 
     next_offset: int
@@ -68,7 +70,8 @@ class Recovered:
     rebuilt_events: int
     relearned: int
     mismatches: int
-    incomplete: bool
+    stream_time: int
+    incomplete_until: int
     next_labels: int = 0
 
 
@@ -139,12 +142,11 @@ class Recovery:
                         "file that wrote it",
                     ) from error
             start = first if applied is None else applied.next_offset
-            learn_from = first if snapshot is None else snapshot.next_offset
+            # without a snapshot from the first verdict there is, which may be about an event that is deleted by now
+            learn_from = 0 if snapshot is None else snapshot.next_offset
             if applied is not None:
                 scorer.stream_time = applied.stream_time
-            incomplete = (
-                labels_lost or start < first or (applied is None and committed is not None and first > 0)
-            )
+            lost = labels_lost or start < first or (applied is None and committed is not None and first > 0)
             positions = [first_verdict if s is None else s.verdict_position for s in (applied, snapshot)]
             verdicts = _Verdicts(
                 self._visible_verdicts(consumer, partition, max(min(positions), first_verdict), former),
@@ -166,8 +168,25 @@ class Recovery:
         finally:
             consumer.close()
         return Recovered(
-            target, applied, last_verdict, rebuilt, relearned, mismatches, incomplete, label_target
+            next_offset=target,
+            applied=applied,
+            verdict_position=last_verdict,
+            rebuilt_events=rebuilt,
+            relearned=relearned,
+            mismatches=mismatches,
+            stream_time=scorer.stream_time,
+            incomplete_until=self._complete_again(scorer, applied, lost=lost),
+            next_labels=label_target,
         )
+
+    def _complete_again(self, scorer: PartitionScorer, applied: Applied | None, *, lost: bool) -> int:
+        """The stream time at which no window reaches back to where the log has a gap."""
+        before = 0 if applied is None else applied.incomplete_until
+        if not lost:
+            return before
+        # lost events may lie ahead of those that are left; without any, the time of day is the best guess
+        newest = scorer.stream_time or self._clock.now()
+        return max(before, newest + self._pipeline.event.max_future + memory_of(self._pipeline))
 
     def _label_range(
         self, consumer: Consumer, partition: int, committed: int | None, applied: Applied | None

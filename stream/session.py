@@ -65,7 +65,12 @@ class Session:
                     f"{topic} has not as many partitions as {self._topics.events}",
                     remedy="create it with `tidegate topics create`, or add partitions before the first event",
                 )
-        self._tables = FeatureTables(parts.pipeline, partitions=partitions, max_entities=config.max_entities)
+        self._tables = FeatureTables(
+            parts.pipeline,
+            partitions=partitions,
+            max_entities=config.max_entities,
+            state_bytes=config.state_bytes,
+        )
         self._labels = (
             LabelFeed(
                 parts.kafka,
@@ -352,7 +357,7 @@ class Session:
             applied=found.applied,
             verdict_position=found.verdict_position,
             snapshot_offset=-1,
-            incomplete=found.incomplete,
+            incomplete_until=found.incomplete_until,
             taken_over=None if note is None else note.at * 1000,
             scored_labels=found.next_labels,
             next_labels=found.next_labels,

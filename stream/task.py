@@ -24,7 +24,8 @@ class PartitionTask:
     snapshot_offset   next_offset of the last detector snapshot
     taken_over        when the former owner committed last (UTC microseconds), until our own first commit
     letters           dead letters of label records passed over, to go out with the next transaction
-    incomplete        recovery could not reach back far enough: verdicts are flagged ``degraded``
+    incomplete_until  recovery could not reach back far enough: verdicts are flagged ``degraded`` until stream time
+                      reaches this (UTC microseconds); 0: nothing is missing
     """
 
     partition: int
@@ -34,7 +35,7 @@ class PartitionTask:
     applied: Applied | None
     verdict_position: int
     snapshot_offset: int
-    incomplete: bool
+    incomplete_until: int
     taken_over: int | None = None
     scored_labels: int = 0
     next_labels: int = 0
@@ -50,6 +51,11 @@ class PartitionTask:
         """Whether memory holds events or labels that are not known to be committed."""
         return (self.scored_offset, self.scored_labels) != (self.next_offset, self.next_labels)
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether features may still lack events that the log lost."""
+        return self.scorer.stream_time < self.incomplete_until
+
     def capture_flush(self) -> PartitionFlush | None:
         """Entity state as memory has it now, to be written once ``scored_offset`` is committed.
 
@@ -60,7 +66,11 @@ class PartitionTask:
         if stored == (self.scored_offset, self.scored_labels):
             return None
         applied = Applied(
-            self.scored_offset, self.scorer.stream_time, self.verdict_position, self.scored_labels
+            self.scored_offset,
+            self.scorer.stream_time,
+            self.verdict_position,
+            self.scored_labels,
+            self.incomplete_until if self.incomplete else 0,
         )
         return PartitionFlush(
             self.partition, self.applied, applied, self.scorer.tables.take_dirty(self.partition)

@@ -18,11 +18,15 @@ __all__ = ["WorkerConfig", "WorkerParts"]
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """Settings of a worker; durations in seconds."""
+    """Settings of a worker; durations in seconds.
+
+    ``state_bytes`` bounds the entity state in memory (None: only ``max_entities`` does).
+    """
 
     worker_id: str
     max_batch: int = 1_000
     max_entities: int = 200_000
+    state_bytes: int | None = None
     flush_seconds: float = 0.5
     snapshot_seconds: float = 10.0
     report_seconds: float = 2.0

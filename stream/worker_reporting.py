@@ -10,6 +10,7 @@ import numpy as np
 import structlog
 from confluent_kafka import TopicPartition
 
+from domain.clock import from_micros
 from domain.errors import StoreUnavailable
 from featurestore.tables import FeatureTables
 from scoring.scored import flags_of
@@ -64,10 +65,11 @@ def tell_recovered(metrics: WorkerMetrics, partition: int, found: Recovered, sec
     )
     if found.mismatches:
         log.error("scores differ when learned again", partition=partition, count=found.mismatches)
-    if found.incomplete:
+    if found.incomplete_until > found.stream_time:
         log.error(
-            "the log no longer holds all events that state needs; verdicts are flagged degraded",
+            "the log no longer holds all events that state needs; verdicts are flagged degraded for a time",
             partition=partition,
+            until_event_time=from_micros(found.incomplete_until).isoformat(),
             remedy="keep events at least as long as the longest window, or restore Redis from a backup",
         )
 
@@ -85,6 +87,7 @@ def report(
     metrics.entities.set(tables.entities)
     metrics.arena_bytes.set(tables.arena_bytes)
     metrics.unflushed.set(sum(task.behind for task in tasks.values()))
+    metrics.incomplete_state.set(sum(task.incomplete for task in tasks.values()))
     models: dict[str, str] = {}
     progress: dict[str, Any] = {}
     for partition, task in sorted(tasks.items()):

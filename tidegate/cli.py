@@ -12,6 +12,7 @@ from domain.errors import TidegateError
 from tidegate.commands import bench, demo, operate
 from tidegate.commands.backtest import backtest
 from tidegate.commands.dlq import app as dlq_app
+from tidegate.commands.features import app as features_app
 from tidegate.commands.labels import app as labels_app
 from tidegate.commands.pipeline import app as pipeline_app
 from tidegate.commands.replay import replay, traffic
@@ -30,6 +31,7 @@ app.add_typer(pipeline_app, name="pipeline")
 app.add_typer(operate.topics_app, name="topics")
 app.add_typer(operate.state_app, name="state")
 app.add_typer(dlq_app, name="dlq")
+app.add_typer(features_app, name="features")
 app.add_typer(labels_app, name="labels")
 app.add_typer(bench.app, name="bench")
 app.command()(demo.demo)

@@ -90,6 +90,7 @@ def worker(settings: Settings, stop: threading.Event, *, at: Callable[[str], Non
         worker_id=settings.worker_id,
         max_batch=settings.max_batch,
         max_entities=settings.max_entities,
+        state_bytes=settings.state_bytes,
         flush_seconds=settings.flush_seconds,
         snapshot_seconds=settings.snapshot_seconds,
     )

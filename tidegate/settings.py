@@ -19,6 +19,9 @@ __all__ = ["Settings"]
 
 log = structlog.get_logger(__name__)
 
+MEMORY_BESIDE_STATE_MB = 512
+"""What a worker needs beside entity state: tests/system/test_backlog.py measures it, with a backlog."""
+
 
 class Settings(BaseSettings):
     """Everything a process needs to know about its surroundings. Durations are seconds."""
@@ -53,11 +56,24 @@ class Settings(BaseSettings):
     metrics_host: str = Field(default="127.0.0.1", description="Address of /metrics of worker and archiver.")
     metrics_port: int = Field(default=0, ge=0, le=65535, description="0: no metrics server.")
     max_batch: int = Field(default=1000, ge=1, le=20_000, description="Most events in one transaction.")
-    max_entities: int = Field(default=200_000, ge=1_000, description="Entities a worker keeps in memory.")
+    max_entities: int = Field(
+        default=200_000, ge=1_000, description="Entities of each kind that a worker keeps in memory."
+    )
+    memory_mb: int = Field(
+        default=1_024,
+        ge=MEMORY_BESIDE_STATE_MB + 8,
+        description=f"Memory a worker stays below: {MEMORY_BESIDE_STATE_MB} MB for code, records under way and "
+        "detectors, the rest for entity state (the least recently used lies in Redis only).",
+    )
     flush_seconds: float = Field(default=0.5, gt=0, description="How often committed state goes to Redis.")
     snapshot_seconds: float = Field(default=10.0, gt=0, description="How often detectors go to Redis.")
     hot_hours: float = Field(default=24.0, gt=0, description="How long verdicts can be asked for.")
     hot_verdicts: int = Field(default=1_000_000, ge=1_000, description="How many verdicts can be asked for.")
+
+    @property
+    def state_bytes(self) -> int:
+        """What ``memory_mb`` leaves for entity state."""
+        return (self.memory_mb - MEMORY_BESIDE_STATE_MB) << 20
 
     def kafka(self) -> KafkaConnection:
         """How clients connect to Kafka."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from tests.chaos import scenarios_redis, scenarios_workers
+from tests.chaos import scenarios_kafka, scenarios_redis, scenarios_workers
 from tests.chaos.scenario import Scenario
 
 __all__ = ["SCENARIOS", "named"]
 
-SCENARIOS: tuple[Scenario, ...] = (*scenarios_workers.SCENARIOS, *scenarios_redis.SCENARIOS)
+SCENARIOS: tuple[Scenario, ...] = (
+    *scenarios_workers.SCENARIOS,
+    *scenarios_kafka.SCENARIOS,
+    *scenarios_redis.SCENARIOS,
+)
 
 
 def named(name: str) -> Scenario:

@@ -14,7 +14,7 @@ import numpy as np
 from detectors.ensemble import Ensemble
 from domain.batch import EventBatch, Floats
 from domain.codec import EventCodec
-from domain.pipeline import AggregateFeature, ExpressionFeature, Pipeline, ValueFeature
+from domain.pipeline import AggregateFeature, ExpressionFeature, Feature, Pipeline, ValueFeature
 from domain.verdict import DECISIONS, Verdict
 from featurestore.tables import FeatureTables
 from scoring.decision import decide
@@ -23,14 +23,15 @@ from scoring.scored import FLAG_BITS, ScoredBatch
 from stream.decoding import decode_messages
 from tests.chaos.watch import Seen
 from tests.reference import Reference, Row
+from tests.unit.featurestore.harness import tolerance
 
 __all__ = ["PartitionOracle", "own_features"]
 
 SAMPLED_KEYS = 25
 SAMPLED_ROWS = 250
 """Per partition; the reference takes time that grows with the square of them."""
-ROUNDING = 1e-9
-"""Relative: sums in another order."""
+LARGEST = 25_000.0
+"""No amount in the traffic is above it; bounds of rounding follow from it."""
 
 
 class _Message:
@@ -186,7 +187,11 @@ class PartitionOracle:
                 continue
             for name, column in exact.items():
                 compared += 1
-                wrong += not _near(outcome.features[name], float(self.scored.features[row, column]))
+                wrong += not _near(
+                    self.pipeline.features[column],
+                    outcome.features[name],
+                    float(self.scored.features[row, column]),
+                )
         return compared, wrong
 
     def _row(self, row: int) -> Row:
@@ -215,7 +220,7 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _near(wanted: float | None, got: float) -> bool:
+def _near(feature: Feature, wanted: float | None, got: float) -> bool:
     if wanted is None:
         return math.isnan(got)
-    return math.isclose(wanted, got, rel_tol=ROUNDING, abs_tol=1e-6)
+    return abs(got - wanted) <= tolerance(feature, wanted, LARGEST, SAMPLED_ROWS)

@@ -9,11 +9,13 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from confluent_kafka import KafkaException
+
 from domain.errors import TidegateError
 from tests.chaos.findings import Findings
 from tests.chaos.judge import judge
 from tests.chaos.services import Services
-from tests.chaos.stage import Stage
+from tests.chaos.stage import Stage, Stuck
 from tests.chaos.traffic import records
 
 __all__ = ["Result", "Scenario", "play"]
@@ -78,12 +80,12 @@ def play(scenario: Scenario, services: Services, *, short: bool = False, sabotag
             findings = Findings()
             notes: list[str] = []
             try:
-                scenario.act(stage)
+                _act(scenario, stage)
                 stage.finish()
                 findings, notes = judge(
                     stage.scene, stage.evidence(), degraded_due=scenario.degraded_due, seed=SEED
                 )
-            except (AssertionError, TidegateError) as error:
+            except (AssertionError, TidegateError, KafkaException) as error:
                 stage.problems.append(f"{type(error).__name__}: {error}")
             recovered = stage.recovery_seconds()
             rebuilt = [int(line["rebuilt"]) for line in stage.logged("partition recovered")]
@@ -102,3 +104,12 @@ def play(scenario: Scenario, services: Services, *, short: bool = False, sabotag
                 seconds=round(time.monotonic() - began, 1),
                 problems=problems,
             )
+
+
+def _act(scenario: Scenario, stage: Stage) -> None:
+    """A play that does not come to its end is judged too: the numbers tell more than what it waited for."""
+    try:
+        scenario.act(stage)
+    except Stuck as error:
+        stage.problems.append(f"{type(error).__name__}: {error}")
+        stage.feed()

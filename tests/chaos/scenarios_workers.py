@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import threading
+from typing import Any
 
 import psutil
 
@@ -82,11 +83,10 @@ def kills_at_points_alone(stage: Stage) -> None:
     worker.start()
 
 
-def _zombie(stage: Stage, point: str, *, transaction_ms: int | None = None) -> WorkerProcess:
+def _zombie(stage: Stage, point: str, *more: KillAt, visit: int = 12, **settings: Any) -> WorkerProcess:
     """w1 stops itself at ``point``, w2 takes its partitions, scores them, and then w1 wakes up."""
-    tuning = Tuning(transaction_ms=transaction_ms)
-    zombie, heir = stage.worker("w1", tuning=tuning), stage.worker("w2", tuning=tuning)
-    zombie.start(ActAt(point, visit=12, signal=signal.SIGSTOP))
+    zombie, heir = stage.worker("w1", **settings), stage.worker("w2")
+    zombie.start(ActAt(point, visit=visit, signal=signal.SIGSTOP), *more)
     stage.await_owners("w1")
     heir.start()
     stage.await_owners("w1", "w2")
@@ -122,11 +122,17 @@ def zombie_with_offsets(stage: Stage) -> None:
 
 
 def zombie_after_commit(stage: Stage) -> None:
-    """Stopped after the commit, with state in hand that the heir has long written anew."""
-    zombie = _zombie(stage, "before_flush")
+    """Stopped after the commit, with state in hand that the heir has long written anew.
+
+    It would die right after having written that: then nobody could put it right.
+    """
+    last_words = KillAt("after_flush", visit=3)
+    zombie = _zombie(stage, "before_flush", last_words, visit=3, flush_seconds=1.0)
     stage.await_that(
-        "the zombie learns from Redis that it is fenced", lambda: stage.says(zombie, _FENCED_BY_STORE)
+        "the zombie learns from Redis that it is fenced",
+        lambda: stage.says(zombie, _FENCED_BY_STORE) or not zombie.running,
     )
+    stage.expect(stage.says(zombie, _FENCED_BY_STORE), "Redis has refused the zombie's state")
 
 
 def same_id(stage: Stage) -> None:

@@ -15,6 +15,8 @@ import msgspec
 from confluent_kafka.admin import AdminClient
 
 from domain.errors import TidegateError
+from domain.verdict import Verdict
+from scoring.verdicts import decode_verdict
 from stream.kafka import KafkaConnection
 from stream.replay import Pace, Sendable, replay, replay_producer
 from tests.chaos.judge import Evidence
@@ -28,6 +30,8 @@ __all__ = ["PIPELINE", "Injection", "Stage", "Stuck", "micros"]
 PIPELINE = Path(__file__).with_name("pipeline.yaml")
 PATIENCE = 90.0
 """Seconds for anything that has to happen; the longest is an outcome that the broker never tells (30 s)."""
+SABOTAGED_PATIENCE = 30.0
+"""The same where something is broken on purpose, and waiting is what comes of it."""
 # Small transactions, little memory, and state that lags behind by different amounts when a fault comes.
 QUICK: dict[str, Any] = {
     "max_batch": 100,
@@ -70,6 +74,7 @@ class Stage:
     inputs: Watch
     verdicts: Watch
     letters: Watch
+    closing: ExitStack
     faults: list[Injection] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     admin: AdminClient = field(init=False)
@@ -95,7 +100,7 @@ class Stage:
                 stack.enter_context(closing(Watch(bootstrap, topic, partitions)))
                 for topic in (topics.events, topics.verdicts, topics.dead_letters)
             )
-            yield cls(scene, services, records, sabotage, inputs, verdicts, letters)
+            yield cls(scene, services, records, sabotage, inputs, verdicts, letters, stack)
 
     # -- workers
 
@@ -132,7 +137,7 @@ class Stage:
     def _owners(self) -> dict[str, frozenset[int]]:
         group = f"{self.scene.pipeline.name}.worker"
         prefix = f"tidegate-{self.scene.pipeline.name}-"
-        found = self.admin.describe_consumer_groups([group], request_timeout=30)[group].result()
+        found = self.admin.describe_consumer_groups([group], request_timeout=10)[group].result(30)
         owners: dict[str, frozenset[int]] = {}
         for member in found.members:
             name = member.client_id.removeprefix(prefix)
@@ -195,14 +200,29 @@ class Stage:
             thread.join()
 
     @property
+    def fed(self) -> int:
+        """How many records :meth:`feed` was asked for so far."""
+        return self._fed
+
+    def scored_after(self, since: int) -> list[Verdict]:
+        """Verdicts scored after ``since`` (UTC microseconds), as seen so far."""
+        verdicts = [decode_verdict(seen.value or b"") for seen in list(self.verdicts.seen)]
+        return [verdict for verdict in verdicts if verdict.scored_at > since]
+
+    def watch_verdicts_anew(self) -> None:
+        """After the topic was deleted and made again: what was seen so far does not count."""
+        self.verdicts.close()
+        self.verdicts = Watch(self.scene.bootstrap, self.scene.topics.verdicts, self.scene.partitions)
+        self.closing.callback(self.verdicts.close)
+
+    @property
     def answers(self) -> int:
         """Verdicts and dead letters seen so far."""
         return len(self.verdicts) + len(self.letters)
 
     def await_answers(self, count: int) -> None:
         """Until so many verdicts and dead letters were seen."""
-        what = f"{count} answers (there are {self.answers})"
-        self.await_that(what, lambda: self.answers >= count)
+        self.await_that(f"{count} answers", lambda: self.answers >= count)
 
     def await_news(self, since: int, partitions: Iterable[int]) -> None:
         """Until each of ``partitions`` has a verdict that was scored after ``since`` (UTC microseconds)."""
@@ -235,10 +255,13 @@ class Stage:
         self, what: str, holds: Callable[[], bool], seconds: float = PATIENCE, every: float = 0.02
     ) -> None:
         """Until ``holds()``; raises Stuck, with the logs' ends, when it never does."""
+        if self.sabotage:
+            seconds = min(seconds, SABOTAGED_PATIENCE)
         deadline = time.monotonic() + seconds
         pause = threading.Event()
         while not holds():
             if time.monotonic() > deadline:
+                what = f"{what}; {self.answers} answers to {len(self.inputs)} inputs"
                 logs = "\n".join(worker.tail(8) for worker in self.scene.workers)
                 raise Stuck(f"not within {seconds:.0f} s: {what}\n{logs}")
             pause.wait(every)
@@ -263,7 +286,10 @@ class Stage:
         self.await_fed()
         self.await_that("all inputs seen", lambda: len(self.inputs) >= self._fed)
         try:
-            self.await_answers(self._fed)
+            self.await_that(
+                f"{self._fed} answers",
+                lambda: self.answers >= self._fed or not any(w.running for w in self.scene.workers),
+            )
             self.await_applied(self.reaches(), PATIENCE / 3)
         except (Stuck, TidegateError) as error:
             # the judge looks at what there is; the numbers say more than a missed deadline

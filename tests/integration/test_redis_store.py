@@ -52,11 +52,11 @@ def own(new_redis: Callable[[], EmbeddedRedis]) -> EmbeddedRedis:
 
 
 def test_keys_and_values_are_as_documented(store: RedisStateStore, client: Client) -> None:
-    applied = Applied(10, 1_000, 5, labels_offset=3)
+    applied = Applied(10, 1_000, 5, labels_offset=3, incomplete_until=4)
     store.flush([PartitionFlush(3, None, applied, [("merchant id", "a:b", blob(9, b"state"))])])
     store.save_model(3, ModelSnapshot(7, 8, b"model"))
     assert {key: client.get(key) for key in client.scan_iter()} == {
-        b"fs:{payments:3}:applied": b"".join(v.to_bytes(8, "little") for v in (13, 10, 1_000, 5, 2, 3)),
+        b"fs:{payments:3}:applied": b"".join(v.to_bytes(8, "little") for v in (13, 10, 1_000, 5, 2, 3, 4)),
         b"fs:{payments:3}:merchant%20id:a%3Ab": blob(9, b"state"),
         b"fs:{payments:3}:model": b"".join(v.to_bytes(8, "little") for v in (7, 8, 2)) + b"model",
     }

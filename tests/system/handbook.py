@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from domain.batch import EventBatch, Floats
+from domain.label import LabelBatch
 from domain.pipeline import Pipeline
 from domain.privacy import Protector
 from lifecycle.backtest import BacktestPlan, run_backtest
@@ -42,13 +43,13 @@ class _Kept:
         self.scorer = PartitionScorer(pipeline)
         self.said: list[ScoredBatch] = []
 
-    def process(self, batch: EventBatch) -> ScoredBatch:
-        scored = self.scorer.process(batch)
+    def process(self, batch: EventBatch, *, labels: LabelBatch | None = None) -> ScoredBatch:
+        scored = self.scorer.process(batch, labels=labels)
         self.said.append(scored)
         return scored
 
-    def features_only(self, batch: EventBatch) -> Floats:
-        return self.scorer.features_only(batch)
+    def features_only(self, batch: EventBatch, labels: LabelBatch | None = None) -> Floats:
+        return self.scorer.features_only(batch, labels)
 
     def fit(self, x: Floats) -> None:
         self.scorer.fit(x)

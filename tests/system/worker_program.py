@@ -15,7 +15,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,15 +102,14 @@ def _tuned_settings(tuning: Tuning) -> Settings:
     return TunedSettings()
 
 
-def _hook(act: KillAt | ActAt | None) -> Callable[[str], None]:
-    visits = 0
+def _hook(acts: Sequence[KillAt | ActAt]) -> Callable[[str], None]:
+    visits: Counter[str] = Counter()
 
     def at(point: str) -> None:
-        nonlocal visits
-        if act is None or point != act.point:
-            return
-        visits += 1
-        if visits == act.visit:
+        visits[point] += 1
+        for act in acts:
+            if (act.point, act.visit) != (point, visits[point]):
+                continue
             number = act.signal if isinstance(act, ActAt) else signal.SIGKILL
             if number:
                 # to this thread: sent to the process, another one may take SIGSTOP while this one runs on
@@ -126,7 +126,7 @@ def _sabotage(what: str) -> None:
     getattr(importlib.import_module(module), name)()
 
 
-def _main(environment: Mapping[str, str], log: str, act: KillAt | ActAt | None, tuning: Tuning) -> None:
+def _main(environment: Mapping[str, str], log: str, acts: Sequence[KillAt | ActAt], tuning: Tuning) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # a test run that is killed leaves no worker behind
     file = Path(log).open("a", buffering=1)  # noqa: SIM115  (until the process ends)
@@ -138,7 +138,7 @@ def _main(environment: Mapping[str, str], log: str, act: KillAt | ActAt | None, 
     if tuning.sabotage:
         _sabotage(tuning.sabotage)
     try:
-        worker(_tuned_settings(tuning), stop_on_signals(), at=_hook(act))
+        worker(_tuned_settings(tuning), stop_on_signals(), at=_hook(acts))
     except TidegateError as error:
         print(f"{type(error).__name__}: {error}", file=file)
         os._exit(_FATAL)
@@ -153,10 +153,10 @@ class WorkerProcess:
         self.log = log
         self._process: Any = None
 
-    def start(self, act: KillAt | ActAt | None = None) -> None:
-        """Start the next worker; ``act`` is what it does to itself."""
+    def start(self, *acts: KillAt | ActAt) -> None:
+        """Start the next worker; ``acts`` are what it does to itself."""
         _CONTEXT.set_forkserver_preload(["tests.system.preload"])
-        arguments = (self._environment, str(self.log), act, self._tuning)
+        arguments = (self._environment, str(self.log), acts, self._tuning)
         self._process = _CONTEXT.Process(target=_main, args=arguments)
         self._process.start()
 

@@ -31,8 +31,9 @@ from lifecycle.backtest import BacktestPlan, BacktestRun, run_backtest
 from lifecycle.backtest_output import read_feature
 from lifecycle.backtest_report import Contestant, Report, ReportOptions, evaluate
 from lifecycle.evaluation import Interval
-from lifecycle.event_files import find_label_column, read_events, read_labels
+from lifecycle.event_files import read_events
 from lifecycle.event_rows import count_rows
+from lifecycle.label_files import find_labels
 from scoring.engine import PartitionScorer
 from stream.topics import partition_of
 from tidegate.loading import load
@@ -75,8 +76,8 @@ def backtest(
                 plan=BacktestPlan(
                     train_until=_time(train_until, "--train-until"),
                     retrain_every=_duration(retrain_every, "--retrain-every"),
+                    label_delay=_duration(label_delay, "--label-delay") or 0,
                 ),
-                label_delay=_duration(label_delay, "--label-delay") or 0,
                 labels=labels,
                 label_column=label_column,
                 partitions=partitions,
@@ -90,7 +91,8 @@ def backtest(
     except KeyboardInterrupt:
         console.print("interrupted; no verdicts were written")
         raise typer.Exit(130) from None
-    for warning in _warnings(result, declared):
+    unfed = declared.label_fed and labels is None and label_column is None
+    for warning in _warnings(result, declared, unfed=unfed):
         console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
     if as_json:
         typer.echo(json.dumps(_summary(declared, result, report, out)))
@@ -107,7 +109,6 @@ def run(
     out: Path,
     *,
     plan: BacktestPlan,
-    label_delay: int,
     labels: Path | None = None,
     label_column: str | None = None,
     partitions: int = 1,
@@ -116,26 +117,21 @@ def run(
     progress: Callable[[int], None] = lambda rows: None,
 ) -> tuple[BacktestRun, Report | None]:
     """The whole backtest; the report is None without labels. Raises TidegateError."""
-    column, by_id = None, None
-    if labels is not None and labels.exists() and labels.samefile(events):
-        column = find_label_column(labels, pipeline, label_column)
-    elif labels is not None:
-        by_id = read_labels(labels, pipeline, protector, label_column=label_column)
-    elif label_column is not None:
-        column = find_label_column(events, pipeline, label_column)
+    known = find_labels(events, pipeline, labels, label_column, protector)
     held = FeatureTables(pipeline, partitions=partitions)
     result = run_backtest(
         pipeline,
-        read_events(events, pipeline, protector, label_column=column, limit=limit),
+        read_events(events, pipeline, protector, label_column=known.column, limit=limit),
         lambda partition: PartitionScorer(pipeline, partition, tables=held),
         out,
         plan,
-        labels=by_id,
+        labels=known.by_id,
+        histories=known.histories,
         partitions=partitions,
         place=(lambda key: partition_of(key, partitions)) if partitions > 1 else None,
         progress=progress,
     )
-    options = ReportOptions(since=plan.train_until, label_delay=label_delay, seed=pipeline.seed)
+    options = ReportOptions(since=plan.train_until, label_delay=plan.label_delay, seed=pipeline.seed)
     return result, evaluate(result, pipeline, lambda name: read_feature(out, name), options)
 
 
@@ -193,8 +189,13 @@ def _duration(text: str | None, option: str) -> int | None:
         raise Fatal(f"{option}: {error}.", remedy="write for example 7d.") from None
 
 
-def _warnings(result: BacktestRun, pipeline: Pipeline) -> list[str]:
+def _warnings(result: BacktestRun, pipeline: Pipeline, *, unfed: bool) -> list[str]:
     found = []
+    if unfed:
+        found.append(
+            "features count labels (`aggregate: rate`), and there are none: they say that nothing was ever "
+            "positive. Name a file with --labels, or a column of the events with --label-column."
+        )
     if result.out_of_order:
         found.append(
             f"{result.out_of_order:,} rows are older than a row before them. They were processed in file order, as "

@@ -21,7 +21,9 @@ from domain.pipeline import Aggregate, AggregateFeature, ExpressionFeature, Feat
 from domain.pipeline_file import json_schema, parse_pipeline
 from domain.privacy import Protector
 from featurestore.expressions import compile_expression
-from featurestore.plan import bytes_bound, plan_entities, tiles_kept
+from featurestore.kernels_sketch import ACCURACY
+from featurestore.plan import SKETCH_ENTRIES, bytes_bound, plan_entities, tiles_kept
+from featurestore.sizes import measured_bytes
 from tidegate.loading import load
 from tidegate.pipeline_draft import draft_pipeline
 from tidegate.sample_file import Column, read_sample
@@ -31,6 +33,8 @@ __all__ = ["app", "describe", "entity_bytes"]
 app = typer.Typer(no_args_is_help=True, help="Check, describe and draft pipeline files.")
 
 Bytes = Callable[[Pipeline], Mapping[str, int]]
+Measured = Mapping[str, Mapping[int, int]]
+"""Bytes of one entity's state, per entity field and number of events."""
 
 
 def entity_bytes(pipeline: Pipeline) -> dict[str, int]:
@@ -38,14 +42,24 @@ def entity_bytes(pipeline: Pipeline) -> dict[str, int]:
     return {plan.entity: bytes_bound(plan) for plan in plan_entities(pipeline)}
 
 
-def describe(pipeline: Pipeline, bytes_of: Bytes = entity_bytes) -> dict[str, Any]:
-    """What a checked pipeline costs and how exact it is, as plain values for ``--json`` and the table."""
+def describe(
+    pipeline: Pipeline, bytes_of: Bytes = entity_bytes, measured: Measured | None = None
+) -> dict[str, Any]:
+    """What a checked pipeline costs and how exact it is, as plain values for ``--json`` and the table.
+
+    ``measured`` (see :func:`featurestore.sizes.measured_bytes`) is shown beside the bounds where it is given.
+    """
+    entities: dict[str, dict[str, Any]] = {
+        name: {"bytes_at_most": size} for name, size in bytes_of(pipeline).items()
+    }
+    for name, sizes in (measured or {}).items():
+        entities[name]["bytes_measured"] = {str(events): size for events, size in sizes.items()}
     return {
         "pipeline": pipeline.name,
         "version": pipeline.version,
         "digest": pipeline.digest,
         "features": [_describe_feature(f, pipeline.event.max_lateness) for f in pipeline.features],
-        "entities": {name: {"bytes_at_most": size} for name, size in bytes_of(pipeline).items()},
+        "entities": entities,
         "detectors": {spec.name: spec.kind for spec in pipeline.detectors},
         "decision": msgspec.to_builtins(pipeline.decision),
     }
@@ -56,7 +70,16 @@ def _describe_feature(feature: Feature, max_lateness: int) -> dict[str, Any]:
         if isinstance(feature, ExpressionFeature):
             return {"name": feature.name, "what": feature.expression, "error": "that of the features in it"}
         return {"name": feature.name, "what": f"value of {feature.field}", "error": "exact"}
-    what = str(feature.aggregate) + (f" of {feature.of}" if feature.of else "")
+    what = str(feature.aggregate) + (f" {feature.q:g}" if feature.q is not None else "")
+    what += f" of {feature.of}" if feature.of else ""
+    if feature.half_life is not None:
+        return {
+            "name": feature.name,
+            "what": what,
+            "entity": feature.entity,
+            "half_life": format_duration(feature.half_life),
+            "error": "that of floating point only",
+        }
     if feature.window is None or feature.hop is None:
         window = None if feature.window is None else format_duration(feature.window)
         return {
@@ -68,6 +91,10 @@ def _describe_feature(feature: Feature, max_lateness: int) -> dict[str, Any]:
         error = f"at most the events of {hop} at each end of the window"
     if feature.aggregate is Aggregate.DISTINCT:
         error += "; above 128 values an estimate (about 9 %)"
+    if feature.aggregate is Aggregate.QUANTILE:
+        error += f"; {ACCURACY:.0%} of the value, twice that each time an entity needs over {SKETCH_ENTRIES:,} buckets"
+    if feature.aggregate is Aggregate.RATE:
+        error += "; labels count from when they are known"
     return {
         "name": feature.name,
         "what": what,
@@ -84,6 +111,12 @@ def _describe_feature(feature: Feature, max_lateness: int) -> dict[str, Any]:
 def check(
     file: Annotated[Path, typer.Argument(help="The pipeline file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            help="Measure bytes of state for each entity; takes a second, the first time half a minute."
+        ),
+    ] = True,
 ) -> None:
     """Explain every mistake of a pipeline file with line and remedy; or what it declares, when there is none."""
     console = Console()
@@ -98,7 +131,7 @@ def check(
         raise typer.Exit(1) from None
     except TidegateError as error:
         _fail(error)
-    described = describe(pipeline)
+    described = describe(pipeline, measured=measured_bytes(pipeline) if measure else None)
     if as_json:
         typer.echo(json.dumps({"ok": True, **described}, indent=2))
     else:
@@ -174,6 +207,8 @@ def _print_described(console: Console, described: dict[str, Any]) -> None:
         table.add_column(heading, overflow="fold")
     for feature in described["features"]:
         window = feature.get("window") or ("no limit" if "entity" in feature else "")
+        if feature.get("half_life"):
+            window = f"half-life {feature['half_life']}"
         if feature.get("delay"):
             window += f", {feature['delay']} ago"
         cells = (
@@ -187,5 +222,19 @@ def _print_described(console: Console, described: dict[str, Any]) -> None:
         )
         table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
-    for name, entity in described["entities"].items():
-        console.print(Text(f"one {name}: at most {entity['bytes_at_most']:,} bytes of online state"))
+    _print_sizes(console, described["entities"])
+
+
+def _print_sizes(console: Console, entities: Mapping[str, Any]) -> None:
+    """Bytes of state as measured, where they were, beside the bound."""
+    counts = next(iter(entities.values())).get("bytes_measured", {})
+    title = "Bytes of online state of one entity"
+    table = Table(title=Text(f"{title} with so many events in its longest window" if counts else title))
+    table.title_justify = "left"
+    table.add_column("Entity", overflow="fold")
+    for heading in (*(f"{int(count):,}" for count in counts), "at most"):
+        table.add_column(heading, justify="right")
+    for name, entity in entities.items():
+        sizes = [*entity.get("bytes_measured", {}).values(), entity["bytes_at_most"]]
+        table.add_row(Text(name), *(f"{size:,}" for size in sizes))
+    console.print(table)

@@ -179,11 +179,12 @@ def test_preview_teaches_nothing(pipeline: Pipeline, batch: EventBatch, whole: S
     assert same(said.score, whole.score[1_600:1_601])
 
 
+@pytest.mark.parametrize("limits", [{"max_entities": 10}, {"state_bytes": 20_000}])  # of 41, and some 100 kB
 def test_entities_that_leave_memory_come_back_as_they_were(
-    pipeline: Pipeline, batch: EventBatch, whole: ScoredBatch
+    pipeline: Pipeline, batch: EventBatch, whole: ScoredBatch, limits: dict[str, int]
 ) -> None:
     store = MemoryStateStore()
-    tables = FeatureTables(pipeline, max_entities=10)  # of 41
+    tables = FeatureTables(pipeline, **limits)
     scorer = PartitionScorer(pipeline, tables=tables, fetch=store.load_entities)
     applied: Applied | None = None
     features = []
@@ -195,7 +196,8 @@ def test_entities_that_leave_memory_come_back_as_they_were(
         store.flush([PartitionFlush(0, applied, after, tables.dirty(0))])
         tables.mark_clean(0)
         applied = after
-        assert tables.entities <= 10
+        assert tables.entities <= limits.get("max_entities", 41)
+        assert tables.held_bytes <= limits.get("state_bytes", 2**20)
     assert reloaded > 500
     assert same(np.concatenate(features), whole.features)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +11,12 @@ from prometheus_client import CollectorRegistry
 
 from domain.clock import ManualClock
 from domain.codec import EventCodec
-from domain.errors import EventRejected, Reject, StateFenced
+from domain.errors import EventRejected, Reject, StateFenced, StoreUnavailable
 from domain.pipeline import Pipeline
 from domain.privacy import Protector
 from featurestore.memory import MemoryStateStore
 from featurestore.ports import Applied, PartitionFlush
+from featurestore.tables import FeatureTables
 from scoring.engine import PartitionScorer
 from scoring.verdicts import VerdictEncoder
 from stream.dead_letters import dead_letter
@@ -68,16 +70,18 @@ class Record:
 WHY = EventRejected(Reject.TOO_LARGE, None, "large", remedy="less")
 
 
-def task_at(pipeline: Pipeline, next_offset: int, applied: Applied | None) -> PartitionTask:
+def task_at(
+    pipeline: Pipeline, next_offset: int, applied: Applied | None, tables: FeatureTables | None = None
+) -> PartitionTask:
     return PartitionTask(
         partition=0,
-        scorer=PartitionScorer(pipeline),
+        scorer=PartitionScorer(pipeline, tables=tables),
         scored_offset=next_offset,
         next_offset=next_offset,
         applied=applied,
         verdict_position=7,
         snapshot_offset=-1,
-        incomplete=False,
+        incomplete_until=0,
     )
 
 
@@ -135,6 +139,26 @@ def test_an_unknown_entity_is_no_new_one_where_the_store_lost_data(
     assert not task.ahead
     store.flush([PartitionFlush(0, left, Applied(5, 0, 0), [])])
     assert len(batcher.score(batcher.decode(records, {0: task}), {0: task}).scored[0]) == 3
+
+
+def test_state_that_another_worker_lost_is_waited_for() -> None:
+    """Its share of a merged entity would silently be missing."""
+    labelled = load(Path(__file__).parents[2] / "system" / "labels_pipeline.yaml")
+    store = MemoryStateStore()
+    tables = FeatureTables(labelled, partitions=2)
+    task = task_at(labelled, 5, Applied(5, 0, 0), tables)
+    batcher = batcher_on(store, labelled, task)
+    store.flush(
+        [PartitionFlush(0, None, Applied(5, 0, 0), []), PartitionFlush(1, None, Applied(9, 0, 0), [])]
+    )
+    records = [Record(e.payload, e.key, offset) for offset, e in enumerate(events(6), start=5)]
+    assert len(batcher.score(batcher.decode(records[:3], {0: task}), {0: task}).scored[0]) == 3
+    store.reset(1)
+    with pytest.raises(StoreUnavailable, match="partition 1, which another worker owns, went back"):
+        batcher.score(batcher.decode(records[3:], {0: task}), {0: task})
+    assert task.scored_offset == 8
+    store.flush([PartitionFlush(1, None, Applied(10, 0, 0), [])])
+    assert len(batcher.score(batcher.decode(records[3:], {0: task}), {0: task}).scored[0]) == 3
 
 
 def test_a_dead_letter_keeps_the_record_as_it_was() -> None:

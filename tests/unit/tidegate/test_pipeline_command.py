@@ -38,7 +38,15 @@ def test_check_describes_a_valid_file(name: str) -> None:
     assert report["ok"] is True
     assert report["digest"] == load(path).digest
     assert len(report["features"]) == 15
-    assert all(entity["bytes_at_most"] > 0 for entity in report["entities"].values())
+    for entity in report["entities"].values():
+        assert list(entity["bytes_measured"]) == ["1", "10", "100", "10000"]
+        assert (
+            0 < entity["bytes_measured"]["1"] < entity["bytes_measured"]["10000"] <= entity["bytes_at_most"]
+        )
+        assert f"{entity['bytes_at_most']:,}" in text
+        assert f"{entity['bytes_measured']['100']:,}" in text
+    unmeasured = json.loads(run("check", path, "--json", "--no-measure")[0])
+    assert all(list(entity) == ["bytes_at_most"] for entity in unmeasured["entities"].values())
 
 
 def test_describe_says_how_exact_each_window_is() -> None:
@@ -49,6 +57,26 @@ def test_describe_says_how_exact_each_window_is() -> None:
     assert features["account_seconds_since_last"]["error"] == "exact"
     assert "128" in features["account_merchants_7d"]["error"]
     assert described["entities"] == {"account_id": {"bytes_at_most": 7}}
+
+
+def test_check_shows_the_error_of_labels_quantiles_and_decay(tmp_path: Path) -> None:
+    path = tmp_path / "all.yaml"
+    text = (EXAMPLES / "payments" / "pipeline.yaml").read_text()
+    features = (
+        "features:\n"
+        "  fraud: {entity: merchant_id, aggregate: rate, of: label, window: 28d, delay: 7d}\n"
+        "  high: {entity: merchant_id, aggregate: quantile, of: amount, q: 0.95, window: 30d}\n"
+        "  pace: {entity: account_id, aggregate: decayed_count, half_life: 1h}\n"
+    )
+    path.write_text(text.replace("features:\n", features, 1))
+    report = json.loads(run("check", path, "--json", "--no-measure")[0])
+    found = {f["name"]: (f["what"], f.get("half_life"), f["error"]) for f in report["features"]}
+    assert found["fraud"][0] == "rate of label"
+    assert "at each end of the window; labels count from when they are known" in found["fraud"][2]
+    assert found["high"][0] == "quantile 0.95 of amount"
+    assert "15h before the window's start; 1% of the value" in found["high"][2]
+    assert found["pace"] == ("decayed_count", "1h", "that of floating point only")
+    assert "half-life 1h" in run("check", path, "--no-measure")[0]
 
 
 def test_check_lists_every_mistake(tmp_path: Path) -> None:
