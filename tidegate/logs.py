@@ -23,5 +23,6 @@ def set_up_logging(level: str = "INFO") -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # looked up at each message: whoever captured standard error meanwhile may have closed what it was
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )
