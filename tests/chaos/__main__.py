@@ -43,7 +43,7 @@ def main(
 def _play(
     console: Console, services: Services, only: list[str] | None, short: bool, json: Path | None
 ) -> bool:
-    chosen = [named(name) for name in only] if only else [s for s in SCENARIOS if s.short_events or not short]
+    chosen = [named(name) for name in only] if only else [s for s in SCENARIOS if s.telling or not short]
     results = []
     for scenario in chosen:
         console.print(f"{scenario.name}: {scenario.tells} ...", highlight=False)

@@ -10,6 +10,7 @@ import socket
 import struct
 import threading
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self
@@ -38,12 +39,23 @@ class _Link:
     server: socket.socket
     commits: set[int] = field(default_factory=set)
 
-    def close(self) -> None:
+    pumps: int = 2
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def cut(self) -> None:
+        """Wake both threads; each then leaves by :meth:`leave`."""
         for end in (self.client, self.server):
-            try:
+            with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue
+
+    def leave(self) -> None:
+        """One thread is done with it; the last one closes it (a closed number may be somebody else's at once)."""
+        self.cut()
+        with self.lock:
+            self.pumps -= 1
+            if not self.pumps:
+                self.client.close()
+                self.server.close()
 
 
 class KafkaProxy:
@@ -56,6 +68,7 @@ class KafkaProxy:
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._links: list[_Link] = []
+        self._pumps: list[threading.Thread] = []
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._socket.getsockname()[1])
         self._thread = threading.Thread(target=self._accept, name="proxy", daemon=True)
@@ -73,9 +86,11 @@ class KafkaProxy:
         self._stop.set()
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        for link in self._links:
-            link.close()
         self._thread.join(10)
+        for link in self._links:
+            link.cut()
+        for pump in self._pumps:
+            pump.join(10)
 
     def harm_next(self, harm: Harm, seconds: float = 0.0) -> None:
         """Do that to the answer of the next commit not yet spoken for; ``seconds`` for a delay."""
@@ -103,8 +118,10 @@ class KafkaProxy:
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             link = _Link(client, server)
             self._links.append(link)
-            for pump in (self._requests, self._answers):
-                threading.Thread(target=pump, args=(link,), daemon=True).start()
+            for run in (self._requests, self._answers):
+                pump = threading.Thread(target=run, args=(link,), daemon=True)
+                self._pumps.append(pump)
+                pump.start()
 
     def _requests(self, link: _Link) -> None:
         try:
@@ -116,7 +133,7 @@ class KafkaProxy:
         except OSError:
             pass
         finally:
-            link.close()
+            link.leave()
 
     def _answers(self, link: _Link) -> None:
         try:
@@ -135,7 +152,7 @@ class KafkaProxy:
         except OSError:
             pass
         finally:
-            link.close()
+            link.leave()
 
     def _next_harm(self) -> tuple[Harm | None, float]:
         with self._changed:

@@ -29,7 +29,8 @@ class Scenario:
 
     ``act`` starts workers, feeds the events and does the damage; bringing everything to rest and judging is
     not its business. ``own``: servers that it breaks, so it gets its own. ``degraded_due``: it destroys data
-    that nobody has a copy of, so verdicts must say so. ``short_events``: how many in the short form (0: not in it).
+    that nobody has a copy of, so verdicts must say so. ``short_events``: how many suffice when time is short (0: no
+    fewer). ``telling``: whether it belongs to the short form of the suite.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Scenario:
     own: frozenset[str] = field(default_factory=frozenset)
     degraded_due: bool = False
     short_events: int = 0
+    telling: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ def _commit_harmed(stage: Stage, harms: tuple[tuple[Harm, float], ...]) -> list[
     proxy = stage.services.proxy
     before = len(proxy.harmed)
     workers = stage.start(2, kafka_bootstrap=proxy.bootstrap)
-    stage.feed(rate=len(stage.records) / (6.0 + 4.0 * len(harms)))
+    stage.feed(rate=len(stage.records) / (4.0 + 2.0 * len(harms)))
     for number, (harm, seconds) in enumerate(harms, start=1):
         stage.await_answers(len(stage.records) * number // (2 * len(harms) + 2))
         fault = stage.fault(f"a commit's answer: {harm.value}", _everywhere(stage))
@@ -202,6 +202,7 @@ SCENARIOS = (
         "the answer to a commit is lost with its connection, four times",
         commit_answer_cut,
         short_events=3_000,
+        telling=True,
     ),
     Scenario("commit-answer-late", "the answer to a commit comes late", commit_answer_late),
     Scenario("commit-answer-lost", "the answer to a commit never comes", commit_answer_lost),

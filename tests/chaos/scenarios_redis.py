@@ -179,6 +179,7 @@ SCENARIOS = (
         flushall_cold,
         own=_OWN,
         short_events=3_000,
+        telling=True,
     ),
     Scenario("flushall-idle", "FLUSHALL when no events come", flushall_idle, own=_OWN, events=3_000),
     Scenario("redis-full", "Redis out of memory, later with more of it", out_of_memory, own=_OWN),

@@ -232,7 +232,8 @@ SCENARIOS = (
         "SIGKILL of either of two workers, 50 times at random",
         random_kills,
         events=100_000,
-        short_events=5_000,
+        short_events=4_000,
+        telling=True,
     ),
     Scenario(
         "kills-at-points",
@@ -263,6 +264,8 @@ SCENARIOS = (
         "zombie-after-commit",
         "SIGSTOP between commit and flush, SIGCONT when another owns its partitions",
         zombie_after_commit,
+        short_events=4_000,
+        telling=True,
     ),
     Scenario("same-id", "two workers with one transactional id", same_id),
     Scenario("stalled-transaction", "a transaction open for longer than its time-out", stalled_transaction),

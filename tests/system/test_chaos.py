@@ -13,7 +13,7 @@ from tests.chaos.services import Services
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.slow]
 
-SHORT = [scenario for scenario in SCENARIOS if scenario.short_events]
+SHORT = [scenario for scenario in SCENARIOS if scenario.telling]
 
 
 @pytest.fixture(scope="module")
