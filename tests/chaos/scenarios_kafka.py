@@ -36,15 +36,18 @@ def _everywhere(stage: Stage) -> range:
 def broker_restart(stage: Stage) -> None:
     """SIGKILL and restart, a clean restart, and both again."""
     stage.start(2, tuning=_PATIENT)
-    stage.feed(rate=len(stage.records) / 30.0)
+    part = len(stage.records) // 5
     for number, hard in enumerate((True, False, True, False)):
-        stage.await_answers(len(stage.records) * (number + 1) // 6)
+        # in portions, so that some are always still to come when the broker is back
+        stage.feed(part, rate=part / 4.0)
+        stage.await_answers(part * number + part // 3)
         kind = "SIGKILL" if hard else "clean restart"
         fault = stage.fault(f"{kind} of the broker", _everywhere(stage))
         if hard:
             stage.services.kafka.kill()
         stage.services.kafka.restart()
         stage.await_news(fault.at, fault.partitions)
+    stage.feed(rate=part / 4.0)
 
 
 def _commit_harmed(stage: Stage, harms: tuple[tuple[Harm, float], ...]) -> list[WorkerProcess]:

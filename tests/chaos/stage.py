@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from domain.errors import TidegateError
@@ -32,6 +33,16 @@ PATIENCE = 90.0
 """Seconds for anything that has to happen; the longest is an outcome that the broker never tells (30 s)."""
 SABOTAGED_PATIENCE = 30.0
 """The same where something is broken on purpose, and waiting is what comes of it."""
+_NOT_YET = frozenset(
+    {
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+        KafkaError.REQUEST_TIMED_OUT,
+    }
+)
 # Small transactions, little memory, and state that lags behind by different amounts when a fault comes.
 QUICK: dict[str, Any] = {
     "max_batch": 100,
@@ -137,13 +148,24 @@ class Stage:
     def _owners(self) -> dict[str, frozenset[int]]:
         group = f"{self.scene.pipeline.name}.worker"
         prefix = f"tidegate-{self.scene.pipeline.name}-"
-        found = self.admin.describe_consumer_groups([group], request_timeout=10)[group].result(30)
+        found = self._described(group)
         owners: dict[str, frozenset[int]] = {}
         for member in found.members:
             name = member.client_id.removeprefix(prefix)
             mine = {place.partition for place in member.assignment.topic_partitions}
             owners[name] = owners.get(name, frozenset()) | mine
         return owners
+
+    def _described(self, group: str) -> Any:
+        """A broker that has just started, or moves its coordinator, cannot tell yet: asked again for a while."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self.admin.describe_consumer_groups([group], request_timeout=10)[group].result(30)
+            except KafkaException as error:
+                if error.args[0].code() not in _NOT_YET or time.monotonic() > deadline:
+                    raise
+                threading.Event().wait(0.1)
 
     def await_owners(self, *worker_ids: str) -> None:
         """Until these workers, and no others, share all partitions."""

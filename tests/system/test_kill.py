@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from detectors.ensemble import Ensemble
-from stream.replay import file_records
+from stream.replay import Sendable, file_records
 from tests.system.bits import assert_same_bits
 from tests.system.handbook import HANDBOOK, Backtest, backtest_of, handbook_slice
 from tests.system.scene import Reader, Scene, eventually
@@ -25,6 +25,7 @@ KILLS = 5
 SEED = int(os.environ.get("TIDEGATE_KILL_SEED", "20180401"))
 # Small transactions, and store and snapshots that lag by different amounts when the kill comes.
 QUICK: dict[str, Any] = {"max_batch": max(100, ROWS // 100), "flush_seconds": 0.05, "snapshot_seconds": 0.3}
+AHEAD = max(600, ROWS // 20)
 POINTS = (
     "before_produce",
     "after_produce",
@@ -42,12 +43,12 @@ def scene(kafka: str, redis_url: str, topic_prefix: str, tmp_path: Path) -> Iter
         yield made
 
 
-def prepare(scene: Scene, rows: int) -> Backtest:
-    """Rows in the topic, and the backtest of them."""
+def prepare(scene: Scene, rows: int) -> tuple[list[Sendable], Backtest]:
+    """Rows as records, still to be sent, and the backtest of them."""
     events = scene.directory / "events.parquet"
     handbook_slice(events, rows)
-    scene.send(list(file_records(events, scene.pipeline)))
-    return backtest_of(scene.pipeline, events, scene.directory / "verdicts.parquet")
+    records = list(file_records(events, scene.pipeline))
+    return records, backtest_of(scene.pipeline, events, scene.directory / "verdicts.parquet")
 
 
 def check(scene: Scene, reader: Reader, worker: WorkerProcess, expected: Backtest, rows: int) -> None:
@@ -74,18 +75,26 @@ def check(scene: Scene, reader: Reader, worker: WorkerProcess, expected: Backtes
 
 
 def test_five_kills_at_random_moments(scene: Scene) -> None:
-    expected = prepare(scene, ROWS)
+    records, expected = prepare(scene, ROWS)
     reader = scene.reader()
     dead = scene.reader(scene.topics.dead_letters)
     chance = random.Random(SEED)
-    # one in each sixth of the first five sixths, so that none comes when all is done
+    # one in each sixth of the first five sixths
     moments = [round(ROWS * (i + chance.random()) / (KILLS + 1)) for i in range(KILLS)]
     worker = scene.worker(**QUICK)
+    sent = 0
     for moment in moments:
         worker.start()
-        scene.await_count(reader, moment)
+        while len(reader.messages) < moment:
+            # a little more than was answered, so that the worker, however fast, is amid traffic when it is killed
+            upto = min(len(reader.messages) + AHEAD, ROWS)
+            if upto > sent:
+                scene.send(records[sent:upto])
+                sent = upto
+            scene.await_count(reader, min(moment, sent - AHEAD // 2))
         worker.kill()
-        assert len(reader.messages) < ROWS - 1, "the worker was done before it could be killed"
+    assert sent < ROWS
+    scene.send(records[sent:])
     worker.start()
     check(scene, reader, worker, expected, ROWS)
     assert len(dead.messages) == 1
@@ -94,7 +103,8 @@ def test_five_kills_at_random_moments(scene: Scene) -> None:
 def test_a_kill_at_every_step_of_a_batch(scene: Scene) -> None:
     """One worker per step, each taking over from the one that died at the step before."""
     rows = POINT_ROWS * 2
-    expected = prepare(scene, rows)
+    records, expected = prepare(scene, rows)
+    scene.send(records)
     reader = scene.reader()
     dead = scene.reader(scene.topics.dead_letters)
     # A flush follows each commit; snapshots lag behind, as they do.

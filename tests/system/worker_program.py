@@ -8,6 +8,7 @@ numba and the rest): a test that needs twenty workers would otherwise mostly imp
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import importlib
 import multiprocessing
 import os
@@ -133,6 +134,7 @@ def _main(environment: Mapping[str, str], log: str, acts: Sequence[KillAt | ActA
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
     sys.stdout = sys.stderr = file
+    faulthandler.register(signal.SIGUSR1, file, all_threads=True)
     set_up_logging()
     os.environ.update(environment)
     if tuning.sabotage:
@@ -187,7 +189,11 @@ class WorkerProcess:
         """SIGTERM, as an orchestrator does; seconds until it was gone. AssertionError unless it ended well."""
         started = time.monotonic()
         self._process.terminate()
-        code = self.wait(30)
+        self._process.join(30)
+        if self.running:
+            os.kill(self.pid, signal.SIGUSR1)  # its threads' stacks into the log
+            self._process.join(1)
+        code = self.wait(0)
         assert code == 0, f"exit code {code}\n{self.tail()}"
         return time.monotonic() - started
 
