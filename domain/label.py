@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from domain.batch import Ints
+from domain.examples import Examples
 
 __all__ = ["LabelBatch"]
 
@@ -25,6 +26,8 @@ class LabelBatch:
     times       event time of the event each is about, UTC microseconds, int64[m]
     entities    per entity field of the pipeline: the event's value as text (sensitive ones as keyed hashes)
     change      int64[m]: +1 the event became positive, -1 it no longer is, 0 nothing that a count would notice
+    examples    the same changes with what the verdicts said, for a pipeline that learns from labels; else None.
+                ``y`` is NaN where the label became unknown, ``x`` all NaN where the record carries no vector.
     """
 
     offsets: Ints
@@ -32,6 +35,7 @@ class LabelBatch:
     times: Ints
     entities: dict[str, Sequence[str]]
     change: Ints
+    examples: Examples | None = None
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -51,6 +55,7 @@ class LabelBatch:
             self.times[rows],
             {name: values[rows] for name, values in self.entities.items()},
             self.change[rows],
+            None if self.examples is None else self.examples.rows(start, stop),
         )
 
     def due(self, stream_time: int) -> int:

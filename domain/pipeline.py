@@ -12,6 +12,8 @@ from typing import Any
 import msgspec
 
 __all__ = [
+    "COMBINERS",
+    "LABELLED_KINDS",
     "Aggregate",
     "AggregateFeature",
     "Decision",
@@ -27,6 +29,12 @@ __all__ = [
     "UnknownFields",
     "ValueFeature",
 ]
+
+COMBINERS = ("rank_average", "stacked")
+"""How ranks become one score; ``stacked`` learns it from labels."""
+
+LABELLED_KINDS = frozenset({"gradient_boosting", "logistic", "random_forest"})
+"""Kinds of detectors that learn from labels."""
 
 DEFAULT_NUMBER_LIMIT = 1e15
 """Largest magnitude of a number field unless the file sets its own: keeps sums of squares finite."""
@@ -225,6 +233,16 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
     def label_fed(self) -> bool:
         """Whether labels change features, so that ``labels.joined`` has to be followed."""
         return any(isinstance(f, AggregateFeature) and f.aggregate is Aggregate.RATE for f in self.features)
+
+    @property
+    def learns(self) -> bool:
+        """Whether detectors, or what combines them, learn from labels."""
+        return self.decision.combine == "stacked" or any(d.kind in LABELLED_KINDS for d in self.detectors)
+
+    @property
+    def follows_labels(self) -> bool:
+        """Whether ``labels.joined`` has to be followed, for features or for what learns."""
+        return self.label_fed or self.learns
 
     def topic(self, name: str) -> str:
         """The full name of one of the pipeline's topics, for example ``payments.events``."""

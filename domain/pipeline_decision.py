@@ -46,8 +46,9 @@ def _read_detector(
     known = names_of(kinds)
     kind = entry.text("kind", f"Choose one of: {', '.join(known)}." if known else "Name a kind of detector.")
     features = _features(entry, declared)
-    if entry.has("needs"):
-        entry.wrong("needs", "`needs` is not built yet.", _LABELS)
+    if entry.has("needs") and entry.choice("needs", ("labels",), "labels") and kind is not None:
+        if kind in known and kind not in LABELLED_KINDS:
+            entry.wrong("needs", f"{kind} learns without labels.", "Remove `needs`.")
     params = {
         key: node.plain()
         for key, node in entry.node.mapping.items()
@@ -136,11 +137,7 @@ def read_decision(top: Section) -> Decision:
     if section is None:
         return Decision()
     section.only(("combine", "review", "block"))
-    combine = section.node.mapping.get("combine")
-    if combine is not None and combine.scalar == "stacked":
-        section.wrong("combine", "stacked is not built yet.", "Use `combine: rank_average`.")
-    else:
-        section.choice("combine", ("rank_average",), "rank_average")
+    combine = section.choice("combine", COMBINERS, "rank_average")
     review, block = _threshold(section, "review"), _threshold(section, "block")
     if not section.has("review") and not section.has("block"):
         section.report.add(
@@ -152,7 +149,7 @@ def read_decision(top: Section) -> Decision:
             f"its budget {block.budget:g} is not below the budget of review, {review.budget:g}.",
             "What is blocked is a part of what is reviewed: choose a smaller budget for block.",
         )
-    return Decision(combine="rank_average", review=review, block=block)
+    return Decision(combine=combine, review=review, block=block)
 
 
 def _threshold(section: Section, key: str) -> Threshold | None:

@@ -53,7 +53,7 @@ def json_schema(kinds: Mapping[str, type[msgspec.Struct]] | None = None) -> dict
             "detectors": _named({"$ref": "#/$defs/detector"}, 64),
             "decision": {
                 "type": "object",
-                "properties": {"combine": {"const": "rank_average"}, "review": _BUDGET, "block": _BUDGET},
+                "properties": {"combine": {"enum": list(COMBINERS)}, "review": _BUDGET, "block": _BUDGET},
                 "anyOf": [{"required": ["review"]}, {"required": ["block"]}],
                 "additionalProperties": False,
             },
