@@ -15,6 +15,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from domain.errors import Fatal, Retriable
+from stream.bounded_call import CallHangs, within
 
 __all__ = ["Fenced", "Headers", "Outbox", "OutcomeUnknown", "Outgoing", "Record", "TransactionAborted"]
 
@@ -22,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 COMMIT_SECONDS = 30.0
 """Three times the transaction time-out: after that the broker has decided one way or the other."""
+OFFSETS_SECONDS = 10.0
+"""For offsets: afterwards the transaction is over its time-out anyway."""
 INIT_SECONDS = 60.0
 """init_transactions waits for an unfinished transaction of a predecessor (10 s) and a slow start of a broker."""
 
@@ -99,13 +102,17 @@ class Outbox:
             for topic, partition, key, value, headers in outgoing.others:
                 producer.produce(topic, value=value, key=key, partition=partition, headers=headers)
             self._at("after_produce")
-            producer.send_offsets_to_transaction(list(offsets), group, COMMIT_SECONDS)
+            self._send_offsets(offsets, group)
             self._at("after_send_offsets")
             producer.commit_transaction(COMMIT_SECONDS)
         except BufferError as error:
             self._abort()
             raise TransactionAborted(
                 "the producer's queue is full", remedy="lower max_batch, or look why Kafka is slow"
+            ) from error
+        except CallHangs as error:
+            raise OutcomeUnknown(
+                f"writing a transaction: {error}", remedy="look at the broker's log"
             ) from error
         except KafkaException as error:
             sorted_error = _sorted(error, "writing a transaction")
@@ -115,6 +122,16 @@ class Outbox:
         self._at("after_commit")
         producer.poll(0)
         return self._delivered
+
+    def _send_offsets(self, offsets: Sequence[TopicPartition], group: Any) -> None:
+        """In a thread that can be left behind: when the coordinator goes away at the wrong moment, librdkafka does not
+        keep its own time limit (its issues 5456 and 5511; seen here with 2.16 as the broker was restarted).
+        """
+
+        def send() -> None:
+            self._producer.send_offsets_to_transaction(list(offsets), group, OFFSETS_SECONDS)
+
+        within(OFFSETS_SECONDS + 5.0, send, "sending offsets")
 
     def _note_delivery(self, error: KafkaError | None, message: Any) -> None:
         if error is None:

@@ -374,7 +374,9 @@ class Session:
     def _recover_all(self) -> None:
         """State in memory is ahead of the log: drop all of it and read on from what is committed."""
         # so that recovery reads what it leaves behind, whatever came of it
-        self._committer.written(wait=True)
+        written = self._committer.written(wait=True)
+        if written is not None and written.failure is not None:
+            log.warning("state not written; recovering anyway", error=str(written.failure))
         self._unwritten = StateWrites()
         for partition in list(self._tasks):
             self._recover(partition)
