@@ -23,8 +23,7 @@ from domain.pipeline import Pipeline
 
 __all__ = ["Ensemble", "EnsembleOutput", "Segment"]
 
-_COMBINERS = ("rank_average",)
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +65,6 @@ class Ensemble:
 
     def __init__(self, pipeline: Pipeline) -> None:
         features = pipeline.feature_names
-        if pipeline.decision.combine not in _COMBINERS:
-            raise ValueError(
-                f"decision.combine {pipeline.decision.combine!r} is unknown; known: {', '.join(_COMBINERS)}"
-            )
         self._digest = pipeline.digest
         self._width = len(features)
         self._detectors: list[Detector] = []

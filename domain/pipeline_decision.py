@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from domain.pipeline import Decision, DetectorSpec, Threshold
+from domain.pipeline import COMBINERS, LABELLED_KINDS, Decision, DetectorSpec, Threshold
 from domain.pipeline_reader import Section, did_you_mean
 
 __all__ = ["MAX_DETECTORS", "Kinds", "read_decision", "read_detectors"]
@@ -18,11 +18,6 @@ Kinds = Mapping[str, type[msgspec.Struct]]
 """Parameter record of each kind of detector."""
 
 _EXAMPLE = "hst: {kind: half_space_trees, trees: 25, height: 8, window: 250}"
-_LABELS = "Detectors that learn from labels are not built yet; use half_space_trees or isolation_forest."
-_NOT_BUILT_KINDS = {
-    "gradient_boosting": _LABELS,
-    "one_class_svm": "Use isolation_forest.",
-}
 
 
 def read_detectors(top: Section, declared: list[str], kinds: Kinds | None) -> list[DetectorSpec]:
@@ -56,9 +51,7 @@ def _read_detector(
     }
     if kind is None:
         return None
-    if kind in _NOT_BUILT_KINDS and kind not in known:
-        entry.wrong("kind", f"{kind} is not built yet.", _NOT_BUILT_KINDS[kind])
-    elif kinds is not None:
+    if kinds is not None:
         if kind in kinds:
             _check_params(entry, kinds[kind], params, kind)
         else:
@@ -137,7 +130,7 @@ def read_decision(top: Section) -> Decision:
     if section is None:
         return Decision()
     section.only(("combine", "review", "block"))
-    combine = section.choice("combine", COMBINERS, "rank_average")
+    combine = section.choice_or("combine", COMBINERS, "rank_average")
     review, block = _threshold(section, "review"), _threshold(section, "block")
     if not section.has("review") and not section.has("block"):
         section.report.add(

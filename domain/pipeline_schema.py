@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from domain.pipeline import Aggregate, FieldType, LatePolicy, UnknownFields
+from domain.pipeline import COMBINERS, Aggregate, FieldType, LatePolicy, UnknownFields
 
 __all__ = ["json_schema"]
 

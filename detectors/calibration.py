@@ -1,0 +1,80 @@
+"""From score to probability, by isotonic regression of matured labels on the score as it was given.
+
+Isotonic regression (Zadrozny and Elkan, KDD 2002; pool adjacent violators) keeps the order of scores and assumes nothing
+else. Labels are weighted to the stream they stand for, see :mod:`detectors.label_memory`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from detectors.arrays import Arrays, child, merge
+from detectors.label_memory import LabelMemory
+from domain.batch import Floats
+from domain.examples import Examples
+
+__all__ = ["MIN_POSITIVES", "Calibrator"]
+
+MIN_POSITIVES = 50
+"""Positive labels needed before a probability is given."""
+DAY = 86_400_000_000
+_CAPACITY = 20_000
+_POSITIVES = 4_000
+
+
+class Calibrator:
+    """A non-decreasing map from scores to probabilities, fitted once a day of event time."""
+
+    def __init__(self, seed: int) -> None:
+        self._memory = LabelMemory(_CAPACITY, 1, seed, _POSITIVES)
+        self._fitted_at = -1
+        self._score = np.empty(0)
+        self._probability = np.empty(0)
+
+    def probability(self, score: Floats) -> Floats:
+        """Probability of each score; NaN without enough labels, and for a score that is NaN."""
+        if not len(self._score):
+            return np.full(len(score), np.nan)
+        result: Floats = np.interp(score, self._score, self._probability)
+        result[np.isnan(score)] = np.nan
+        return result
+
+    def learn(self, examples: Examples, now: int) -> None:
+        """Remember scores given to labelled events; fit when due."""
+        said = examples.take(np.flatnonzero(~np.isnan(examples.score)))
+        if len(said):
+            self._memory.add(said.score[:, None], said.y)
+        if self._memory.positives < MIN_POSITIVES or not self._memory.negatives:
+            return
+        if self._fitted_at >= 0 and now < self._fitted_at + DAY:
+            return
+        self._fit()
+        self._fitted_at = now
+
+    def _fit(self) -> None:
+        from sklearn.isotonic import IsotonicRegression
+
+        kept = self._memory.rows()
+        fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(
+            kept.x[:, 0].astype(np.float64), kept.y, sample_weight=kept.weight
+        )
+        self._score = np.asarray(fitted.X_thresholds_, dtype=np.float64)
+        self._probability = np.asarray(fitted.y_thresholds_, dtype=np.float64)
+
+    def snapshot(self) -> Arrays:
+        """All state."""
+        own = Arrays(
+            {"score": self._score.copy(), "probability": self._probability.copy()}, {"fitted_at": self._fitted_at}
+        )
+        return merge({"memory": self._memory.snapshot()}, own)
+
+    def restore(self, state: Arrays) -> None:
+        """Take over a snapshot. Raises ValueError when it does not fit."""
+        score, probability = state.arrays.get("score"), state.arrays.get("probability")
+        fitted_at = state.scalars.get("fitted_at")
+        if score is None or probability is None or score.shape != probability.shape or score.ndim != 1:
+            raise ValueError("snapshot of the calibration lacks 'score' or 'probability'")
+        if not isinstance(fitted_at, int):
+            raise ValueError("snapshot of the calibration lacks 'fitted_at'")
+        self._memory.restore(child(state, "memory"))
+        self._score, self._probability, self._fitted_at = score.copy(), probability.copy(), fitted_at
