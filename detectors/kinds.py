@@ -9,9 +9,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from detectors.gradient_boosting import GradientBoosting
 from detectors.half_space_trees import HalfSpaceTrees
 from detectors.isolation_forest import IsolationForest
+from detectors.kinds_labelled import GradientBoostingParams, LogisticParams, RandomForestParams
+from detectors.logistic import Logistic
 from detectors.protocol import Detector
+from detectors.random_forest import RandomForest
+from domain.durations import parse_duration
 from domain.pipeline import DetectorSpec
 
 __all__ = ["PARAMS", "HalfSpaceTreesParams", "IsolationForestParams", "RiverParams", "build"]
@@ -61,6 +66,9 @@ PARAMS: Mapping[str, type[msgspec.Struct]] = {
     "half_space_trees": HalfSpaceTreesParams,
     "isolation_forest": IsolationForestParams,
     "river": RiverParams,
+    "gradient_boosting": GradientBoostingParams,
+    "random_forest": RandomForestParams,
+    "logistic": LogisticParams,
 }
 """The parameters of each kind, as the pipeline file is checked against them."""
 
@@ -82,15 +90,24 @@ def build(spec: DetectorSpec, feature_names: Sequence[str], seed: int) -> Detect
         raise ValueError(f"detector {spec.name!r}: {error}") from error
     own_seed = int.from_bytes(hashlib.sha256(f"{seed}:{spec.name}".encode()).digest()[:4], "little")
     arguments = {name: getattr(params, name) for name in params.__struct_fields__}
+    if isinstance(params, GradientBoostingParams | RandomForestParams):
+        arguments["refit_every"] = parse_duration(params.refit_every)
     detector: Detector = _maker(spec.kind)(tuple(feature_names), seed=own_seed, **arguments)
     return detector
 
 
+_MAKERS: Mapping[str, Any] = {
+    "half_space_trees": HalfSpaceTrees,
+    "isolation_forest": IsolationForest,
+    "gradient_boosting": GradientBoosting,
+    "random_forest": RandomForest,
+    "logistic": Logistic,
+}
+
+
 def _maker(kind: str) -> Any:
-    if kind == "half_space_trees":
-        return HalfSpaceTrees
-    if kind == "isolation_forest":
-        return IsolationForest
+    if kind in _MAKERS:
+        return _MAKERS[kind]
     # loading River takes a second, and few pipelines use it
     from detectors.river_adapter import RiverDetector
 
