@@ -1,10 +1,12 @@
 """From score to probability, by isotonic regression of matured labels on the score as it was given.
 
-Isotonic regression (Zadrozny and Elkan, KDD 2002; pool adjacent violators) keeps the order of scores and assumes nothing
-else. Labels are weighted to the stream they stand for, see :mod:`detectors.label_memory`.
+Isotonic regression (Zadrozny and Elkan, KDD 2002; pool adjacent violators) keeps the order of scores and assumes
+nothing else. Labels are weighted to the stream they stand for, see :mod:`detectors.label_memory`.
 """
 
 from __future__ import annotations
+
+import hashlib
 
 import numpy as np
 
@@ -30,6 +32,12 @@ class Calibrator:
         self._fitted_at = -1
         self._score = np.empty(0)
         self._probability = np.empty(0)
+
+    @property
+    def version(self) -> str:
+        """Hash of the map."""
+        content = self._score.tobytes() + self._probability.tobytes()
+        return f"isotonic-{hashlib.sha256(content).hexdigest()[:8]}" if content else "unfitted"
 
     def probability(self, score: Floats) -> Floats:
         """Probability of each score; NaN without enough labels, and for a score that is NaN."""
@@ -64,7 +72,8 @@ class Calibrator:
     def snapshot(self) -> Arrays:
         """All state."""
         own = Arrays(
-            {"score": self._score.copy(), "probability": self._probability.copy()}, {"fitted_at": self._fitted_at}
+            {"score": self._score.copy(), "probability": self._probability.copy()},
+            {"fitted_at": self._fitted_at},
         )
         return merge({"memory": self._memory.snapshot()}, own)
 

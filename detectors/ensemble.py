@@ -1,25 +1,31 @@
 """All detectors of a pipeline as one: raw scores, their ranks, and one score that an alert budget fits.
 
-Each detector's score becomes its rank among its own recent scores (:mod:`detectors.ranks`). The mean rank of
-the detectors that have one is ranked once more, and that is the score: the share of recent traffic that
-looked less suspicious. An alert budget ``b`` is therefore the condition ``score >= 1 - b``.
+Each detector's score becomes its rank among its own recent scores (:mod:`detectors.ranks`). The ranks of the
+detectors that have one are combined (their mean, or what :mod:`detectors.stacking` learned), and the combination is
+ranked once more: that is the score, the share of recent traffic that looked less suspicious. An alert budget ``b``
+is therefore the condition ``score >= 1 - b``. With enough labels :mod:`detectors.calibration` adds a probability.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from detectors.arrays import Arrays, child, merge, pack, unpack
+from detectors.calibration import Calibrator
 from detectors.kernels_ranks import average
 from detectors.kinds import build
-from detectors.protocol import Detector
+from detectors.lessons import Lesson, Lessons
+from detectors.protocol import Detector, LabelledDetector
 from detectors.ranks import MINIMUM, WINDOW, RankTable
 from detectors.reference import ReferenceSample
+from detectors.stacking import Stacker
 from domain.batch import Floats, Ints
-from domain.pipeline import Pipeline
+from domain.examples import Examples
+from domain.pipeline import LABELLED_KINDS, Pipeline
 
 __all__ = ["Ensemble", "EnsembleOutput", "Segment"]
 
@@ -48,12 +54,14 @@ class EnsembleOutput:
     score     float64[n]: share of recent traffic that looked less suspicious (0 to 1), NaN when all
               abstain or too few rows have been ranked
     segments  cover all rows in order
+    probability  float64[n]: of the label 1, NaN while labels are too few; None where nothing learns from labels
     """
 
     raw: Floats
     ranks: Floats
     score: Floats
     segments: tuple[Segment, ...]
+    probability: Floats | None = None
 
 
 class Ensemble:
@@ -79,14 +87,46 @@ class Ensemble:
         self.names: tuple[str, ...] = tuple(spec.name for spec in pipeline.detectors)
         self._tables = [RankTable() for _ in self._detectors]
         self._final = RankTable()
+        labelled = [spec.kind in LABELLED_KINDS for spec in pipeline.detectors]
+        self._stacker = Stacker(labelled, pipeline.seed) if pipeline.decision.combine == "stacked" else None
+        self._calibrator = Calibrator(pipeline.seed) if pipeline.learns else None
+        self.lessons = Lessons(self._width, len(labelled)) if pipeline.learns else None
+        """Labels that wait to be learned; None where nothing learns from labels."""
+        self.failed_lessons: dict[str, str] = {}
+        """Detectors that could not learn labels at some time, and the type of the newest error."""
         self._joined = [False] * len(self._detectors)
         self.reference = ReferenceSample(self._width, pipeline.seed)
         self.seen = 0
         """Rows learned so far."""
 
     def versions(self) -> dict[str, str]:
-        """The model of every detector by name."""
-        return {name: d.version for name, d in zip(self.names, self._detectors, strict=True)}
+        """The model of every detector by name, and of what combines and calibrates them where that is learned."""
+        models = {name: d.version for name, d in zip(self.names, self._detectors, strict=True)}
+        # a detector's name has no dot
+        if self._stacker is not None:
+            models["decision.combine"] = self._stacker.version
+        if self._calibrator is not None:
+            models["decision.probability"] = self._calibrator.version
+        return models
+
+    def learn(self, examples: Examples, now: int) -> None:
+        """Teach labels that became known until ``now`` (UTC microseconds of event time), before the next row.
+
+        A detector that fails at it keeps the model it has.
+        """
+        for i, detector in enumerate(self._detectors):
+            if isinstance(detector, LabelledDetector):
+                columns = self._columns[i]
+                x = examples.x if columns is None else examples.x[:, columns]
+                try:
+                    detector.learn_labels(np.ascontiguousarray(x), examples.y, examples.known_at, now)
+                except Exception as error:  # one detector's fault must not stop the others from learning
+                    self.failed_lessons[self.names[i]] = type(error).__name__
+        if self._stacker is not None and self._stacker.learn(examples, now):
+            # other weights, another spread of the combination: let the old ones fade quickly
+            self._final.forget(MINIMUM)
+        if self._calibrator is not None:
+            self._calibrator.learn(examples, now)
 
     def abstained(self) -> dict[str, str]:
         """Why each detector that would give no rank now gives none."""
@@ -97,21 +137,34 @@ class Ensemble:
                 reasons[name] = reason
         return reasons
 
-    def step(self, x: Floats) -> EnsembleOutput:
-        """Score each row of ``x`` (float64[n, features]), then learn it, row after row."""
+    def step(self, x: Floats, lessons: Sequence[Lesson] = ()) -> EnsembleOutput:
+        """Score each row of ``x`` (float64[n, features]), then learn it, row after row.
+
+        ``lessons``, in order of their rows, are taught before their rows are scored.
+        """
         n = self._check(x)
         raw = np.full((n, len(self.names)), np.nan)
         ranks = np.full((n, len(self.names)), np.nan)
         score = np.empty(n)
+        probability = None if self._calibrator is None else np.empty(n)
         segments: list[Segment] = []
-        at = 0
-        while at < n:
+        at = taught = 0
+        while True:
+            while taught < len(lessons) and lessons[taught].row <= at:
+                self.learn(lessons[taught].examples, lessons[taught].now)
+                taught += 1
+            if at >= n:
+                break
             stop = at + min(n - at, self._until_change())
+            if taught < len(lessons):
+                stop = min(stop, lessons[taught].row)
             segments += self._step_part(x[at:stop], at, raw[at:stop], ranks[at:stop], score[at:stop])
+            if self._calibrator is not None and probability is not None:
+                probability[at:stop] = self._calibrator.probability(score[at:stop])
             at = stop
         self.reference.add(x)
         self.seen += n
-        return EnsembleOutput(raw, ranks, score, _joined(segments))
+        return EnsembleOutput(raw, ranks, score, _joined(segments), probability)
 
     def score(self, x: Floats) -> EnsembleOutput:
         """What :meth:`step` would say of each row of ``x`` if it came next; changes nothing."""
@@ -125,8 +178,10 @@ class Ensemble:
             except Exception as error:  # one detector's fault must not silence the others
                 failed[name] = type(error).__name__
             ranks[:, i] = self._tables[i].rank(raw[:, i])
-        score = self._final.rank(_mean(ranks))
-        return EnsembleOutput(raw, ranks, score, _joined(self._segments(0, raw, self.abstained(), failed)))
+        score = self._final.rank(self._combine(ranks))
+        segments = _joined(self._segments(0, raw, self.abstained(), failed))
+        probability = None if self._calibrator is None else self._calibrator.probability(score)
+        return EnsembleOutput(raw, ranks, score, segments, probability)
 
     def fit(self, x: Floats) -> None:
         """Train on past rows (float64[n, features], oldest first), then rank by their scores."""
@@ -142,7 +197,7 @@ class Ensemble:
             self._tables[i].step(raw)
             ranks[:, i] = self._tables[i].rank(raw)
             self._joined[i] = self._tables[i].ready
-        self._final.step(_mean(ranks))
+        self._final.step(self._combine(ranks))
         self.reference.add(x)
         self.seen += n
 
@@ -152,6 +207,8 @@ class Ensemble:
             "final": self._final.snapshot(),
             "reference": self.reference.snapshot(),
         }
+        for name, part in self._learners():
+            children[name] = part.snapshot()
         for i, detector in enumerate(self._detectors):
             children[f"detector{i}"] = detector.snapshot()
             children[f"ranks{i}"] = self._tables[i].snapshot()
@@ -175,10 +232,19 @@ class Ensemble:
         for i, detector in enumerate(self._detectors):
             detector.restore(child(state, f"detector{i}"))
             self._tables[i].restore(child(state, f"ranks{i}"))
+        for name, part in self._learners():
+            part.restore(child(state, name))
         self._final.restore(child(state, "final"))
         self.reference.restore(child(state, "reference"))
         self._joined = [bool(value) for value in joined]
         self.seen = seen
+
+    def _learners(self) -> list[tuple[str, Stacker | Calibrator | Lessons]]:
+        parts = [("stacker", self._stacker), ("calibrator", self._calibrator), ("lessons", self.lessons)]
+        return [(name, part) for name, part in parts if part is not None]
+
+    def _combine(self, ranks: Floats) -> Floats:
+        return _mean(ranks) if self._stacker is None else self._stacker.combine(ranks)
 
     def _check(self, x: Floats) -> int:
         if x.ndim != 2 or x.shape[1] != self._width:
@@ -216,7 +282,7 @@ class Ensemble:
             except Exception as error:  # one detector's fault must not silence the others
                 failed[name] = type(error).__name__
             ranks[:, i] = table.step(raw[:, i])
-        score[:] = self._final.step(_mean(ranks))
+        score[:] = self._final.step(self._combine(ranks))
         return self._segments(start, raw, abstained, failed, versions)
 
     def _segments(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from detectors.arrays import Arrays
-from domain.batch import Floats
+from domain.batch import Floats, Ints
 
-__all__ = ["Detector"]
+__all__ = ["Detector", "LabelledDetector"]
 
 
 class Detector(Protocol):
@@ -72,4 +72,17 @@ class Detector(Protocol):
 
     def restore(self, state: Arrays) -> None:
         """Take over a snapshot. Raises ValueError when it does not fit the parameters."""
+        ...
+
+
+@runtime_checkable
+class LabelledDetector(Protocol):
+    """A detector that learns from labels; rows without one may teach it nothing."""
+
+    def learn_labels(self, x: Floats, y: Floats, known_at: Ints, now: int) -> None:
+        """Learn events whose labels became known; fit anew when that is due.
+
+        ``x`` float64[m, features]: vectors as scored; ``y`` float64[m]: 1 or 0; ``known_at`` int64[m] and ``now``
+        (not earlier) in UTC microseconds of event time.
+        """
         ...

@@ -12,6 +12,7 @@ on the remembered labels is used: combining may not be worse than the best membe
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -58,8 +59,8 @@ class Stacker:
 
     @property
     def version(self) -> str:
-        """Changes with every fit."""
-        return "prior" if self._fitted_at < 0 else f"fit-{self._fitted_at}"
+        """Hash of the weights."""
+        return f"stacked-{hashlib.sha256(self.weights.tobytes()).hexdigest()[:8]}"
 
     def combine(self, ranks: Floats) -> Floats:
         """Weighted mean tail of each row of ``ranks`` (float64[n, members], NaN = no say); NaN without any say."""
@@ -74,7 +75,8 @@ class Stacker:
         for column in range(ranks.shape[1]):
             total += weight[:, column] * z[:, column]
             norm += weight[:, column]
-        return np.divide(total, norm, out=np.full(len(ranks), np.nan), where=norm > 0.0)
+        combined: Floats = np.divide(total, norm, out=np.full(len(ranks), np.nan), where=norm > 0.0)
+        return combined
 
     def learn(self, examples: Examples, now: int) -> bool:
         """Remember what members had said of labelled events; fit when due. True when weights changed."""
@@ -105,7 +107,8 @@ class Stacker:
             precision = _average_precision(z @ weights, kept.y, kept.weight)
             if precision > best_precision:
                 best, best_precision = weights, precision
-        return best / best.sum()
+        normal: Floats = best / best.sum()
+        return normal
 
     def snapshot(self) -> Arrays:
         """All state."""
@@ -135,7 +138,9 @@ def _logistic(z: Floats, y: Floats, weight: Floats) -> Floats:
         held = (beta <= 0.0) & (gradient > 0.0)
         held[-1] = False
         free = np.flatnonzero(~held)
-        hessian = (x[:, free] * (weight * p * (1.0 - p))[:, None]).T @ x[:, free] + np.diag(ridge[free] + 1e-9)
+        hessian = (x[:, free] * (weight * p * (1.0 - p))[:, None]).T @ x[:, free] + np.diag(
+            ridge[free] + 1e-9
+        )
         step = np.linalg.solve(hessian, gradient[free])
         after = beta.copy()
         after[free] -= step

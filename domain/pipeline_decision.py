@@ -41,7 +41,8 @@ def _read_detector(
     known = names_of(kinds)
     kind = entry.text("kind", f"Choose one of: {', '.join(known)}." if known else "Name a kind of detector.")
     features = _features(entry, declared)
-    if entry.has("needs") and entry.choice("needs", ("labels",), "labels") and kind is not None:
+    if entry.has("needs"):
+        entry.choice("needs", ("labels",), "labels")
         if kind in known and kind not in LABELLED_KINDS:
             entry.wrong("needs", f"{kind} learns without labels.", "Remove `needs`.")
     params = {

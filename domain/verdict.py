@@ -82,7 +82,8 @@ class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     traffic that looked less suspicious (0 to 1); null while every detector warms up. Times are UTC
     microseconds. For a ``duplicate``, score and decision are the first occurrence's, ``first`` says where it is.
     ``labels_offset``, where features count labels: the first offset in the same partition of ``labels.joined``
-    that they do not reflect.
+    that they do not reflect. ``probability``, where labels are learned from: that the event is what labels call 1,
+    as of the labels known then; null while they are too few.
     """
 
     id: str
@@ -99,6 +100,7 @@ class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     source: Source
     first: Source | None = None
     labels_offset: int | msgspec.UnsetType = msgspec.UNSET
+    probability: float | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class Alert(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -114,3 +116,4 @@ class Alert(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     flags: list[Flag]
     versions: Versions
     source: Source
+    probability: float | msgspec.UnsetType | None = msgspec.UNSET

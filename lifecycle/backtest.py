@@ -67,7 +67,8 @@ class BacktestPlan:
 class BacktestRun:
     """What happened, and the scored rows (those in the verdict file, in its order) as arrays.
 
-    times, score, labels (1, 0, NaN unknown), cards (key entity as 0, 1, ...), decision, flags: one per verdict.
+    times, score, labels (1, 0, NaN unknown), cards (key entity as 0, 1, ...), decision, flags: one per verdict;
+    likewise probability (NaN: none yet), None where nothing learns from labels.
     ``fits``: (event time, rows trained on) of each training.
     """
 
@@ -83,6 +84,7 @@ class BacktestRun:
     cards: Ints
     decision: npt.NDArray[np.int8]
     flags: npt.NDArray[np.uint8]
+    probability: Floats | None = None
 
     @property
     def duplicates(self) -> npt.NDArray[np.bool_]:
@@ -174,11 +176,15 @@ def run_backtest(
         raise ValueError("several partitions need a rule that places keys")
     scorers = [engine_factory(partition) for partition in range(partitions)]
     trainer = _Trainer(plan, scorers)
-    told = KnownLabels(pipeline, plan.label_delay, histories) if pipeline.label_fed else None
+    told = (
+        KnownLabels(pipeline, plan.label_delay, histories, learn=pipeline.learns)
+        if pipeline.follows_labels
+        else None
+    )
     codes: dict[str, int] = {}
     rejected: Counter[str] = Counter()
     examples: list[RejectedRow] = []
-    kept: list[tuple[Ints, Floats, Floats, Ints, npt.NDArray[np.int8], npt.NDArray[np.uint8]]] = []
+    kept: list[tuple[Ints, Floats, Floats, Ints, npt.NDArray[np.int8], npt.NDArray[np.uint8], Floats]] = []
     rows = trained_only = out_of_order = 0
     with VerdictFile(out, pipeline) as file:
         for chunk in chunks:
@@ -195,27 +201,41 @@ def run_backtest(
                     trainer.train(int(chunk.batch.times[start]))
                     continue
                 for partition, index in _by_partition(start, stop, where, partitions):
-                    part = _take(chunk.batch, index)
-                    due = None
-                    if told is not None:
-                        due = told.due(partition, told.note(partition, part, known[index]))
-                    if trainer.warming:
-                        x = scorers[partition].features_only(part, due)
-                        trainer.keep(partition, x, np.asarray(np.isnan(x).all(axis=1), dtype=np.bool_))
-                        trained_only += len(part)
-                        continue
-                    scored = scorers[partition].process(part, labels=due)
-                    trainer.keep(partition, scored.features, _duplicates(scored.flags))
-                    file.write(scored)
-                    keys = part.entities[pipeline.event.key]
-                    cards = np.array([codes.setdefault(key, len(codes)) for key in keys], dtype=np.int64)
-                    kept.append(
-                        (part.times, scored.score, known[index], cards, scored.decision, scored.flags)
-                    )
+                    whole = _take(chunk.batch, index)
+                    for first, end, due in _steps(told, partition, whole, known[index]):
+                        chosen = index[first:end]
+                        part = _take(chunk.batch, chosen)
+                        if trainer.warming:
+                            x = scorers[partition].features_only(part, due)
+                            repeated = np.asarray(np.isnan(x).all(axis=1), dtype=np.bool_)
+                            trainer.keep(partition, x, repeated)
+                            if told is not None:
+                                told.said(partition, part.offsets, x)
+                            trained_only += len(part)
+                            continue
+                        scored = scorers[partition].process(part, labels=due)
+                        trainer.keep(partition, scored.features, _duplicates(scored.flags))
+                        if told is not None:
+                            told.said(partition, part.offsets, scored.features, scored.ranks, scored.score)
+                        file.write(scored)
+                        keys = part.entities[pipeline.event.key]
+                        cards = np.array([codes.setdefault(key, len(codes)) for key in keys], dtype=np.int64)
+                        nothing = np.full(len(part), np.nan)
+                        kept.append(
+                            (
+                                part.times,
+                                scored.score,
+                                known[chosen],
+                                cards,
+                                scored.decision,
+                                scored.flags,
+                                nothing if scored.probability is None else scored.probability,
+                            )
+                        )
                 start = stop
             progress(chunk.rows)
-    columns = zip(*kept, strict=True) if kept else [[] for _ in range(6)]
-    times, score, label, card, decision, flags = (list(column) for column in columns)
+    columns = zip(*kept, strict=True) if kept else [[] for _ in range(7)]
+    times, score, label, card, decision, flags, probability = (list(column) for column in columns)
     return BacktestRun(
         rows=rows,
         trained_only=trained_only,
@@ -229,6 +249,7 @@ def run_backtest(
         cards=_joined(card, np.int64),
         decision=_joined(decision, np.int8),
         flags=_joined(flags, np.uint8),
+        probability=_joined(probability, np.float64) if pipeline.learns else None,
     )
 
 
@@ -247,6 +268,12 @@ def _labels(chunk: FileChunk, labels: Mapping[str, float] | None) -> Floats:
     if labels is None:
         return np.full(len(chunk.batch), np.nan)
     return np.array([labels.get(id_, np.nan) for id_ in chunk.batch.ids], dtype=np.float64)
+
+
+def _steps(
+    told: KnownLabels | None, partition: int, batch: EventBatch, labels: Floats
+) -> Iterable[tuple[int, int, LabelBatch | None]]:
+    return [(0, len(batch), None)] if told is None else told.steps(partition, batch, labels)
 
 
 def _by_partition(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from detectors.ensemble import Ensemble, EnsembleOutput, Segment
+from detectors.lessons import Lesson
 from domain.batch import EventBatch, Floats, Ints
 from domain.label import LabelBatch
 from domain.pipeline import ExpressionFeature, FieldType, Pipeline
@@ -87,27 +88,31 @@ class PartitionScorer:
         already loaded what :meth:`requests` names (for several partitions in one round trip). ``degraded``: state
         could not be read; verdicts say so.
         """
-        return self._scored(batch, self.ensemble.step, labels=labels, loaded=loaded, degraded=degraded)
+        return self._scored(batch, teach=True, labels=labels, loaded=loaded, degraded=degraded)
 
     def preview(self, batch: EventBatch) -> ScoredBatch:
         """Score a batch without teaching the detectors. Feature state does move: use throw-away tables."""
-        return self._scored(batch, self.ensemble.score, labels=None, loaded=False, degraded=False)
+        return self._scored(batch, teach=False, labels=None, loaded=False, degraded=False)
 
     def _scored(
         self,
         batch: EventBatch,
-        judge: Callable[[Floats], EnsembleOutput],
         *,
+        teach: bool,
         labels: LabelBatch | None,
         loaded: bool,
         degraded: bool,
     ) -> ScoredBatch:
-        labels_before = self.labels_offset
+        labels_before, stream_before = self.labels_offset, self.stream_time
         advanced = self._advance(batch, labels=labels, loaded=loaded, want_features=True)
         fresh = np.flatnonzero(~advanced.duplicate)
         x = advanced.features if len(fresh) == len(batch) else advanced.features[fresh]
-        output = judge(x)
-        raw, ranks, score = _spread(output, fresh, len(batch))
+        if teach:
+            told = advanced.labels_applied
+            output = self.ensemble.step(x, self._lessons(batch.times, stream_before, fresh, told, labels))
+        else:
+            output = self.ensemble.score(x)
+        raw, ranks, score, probability = _spread(output, fresh, len(batch))
         decision = decide(score, self.pipeline.decision)
         self._copy_first_results(batch, advanced, score, decision)
         self._remember(batch, fresh, score, decision)
@@ -129,7 +134,22 @@ class PartitionScorer:
             reasons=explain(self.ensemble, self._names, advanced.features, alerts) if len(alerts) else {},
             stream_time=self.stream_time,
             labels_offset=self._labels_offsets(labels_before, labels, advanced),
+            probability=probability,
         )
+
+    def _lessons(
+        self, times: Ints, stream_before: int, fresh: Ints, told: Ints, labels: LabelBatch | None
+    ) -> list[Lesson]:
+        """What the ensemble learns from labels, before which of the ``fresh`` rows."""
+        lessons = self.ensemble.lessons
+        if lessons is None:
+            return []
+        stream = np.maximum.accumulate(np.maximum(times, stream_before))
+        due = lessons.plan(stream, told, None if labels is None else labels.examples)
+        if labels is not None and len(labels):
+            lessons.offset = int(labels.offsets[-1]) + 1
+        # the first row that is scored at or after the one that the lesson precedes
+        return [Lesson(int(np.searchsorted(fresh, one.row)), one.examples, one.now) for one in due]
 
     def advance(self, batch: EventBatch, labels: LabelBatch | None = None) -> Advanced:
         """Move feature state on; the vectors and what is known of each row, leaving the detectors alone."""
@@ -151,6 +171,15 @@ class PartitionScorer:
             self._load(self.label_requests(labels))
         self.tables.apply_labels(self.partition, labels)
         self.labels_offset = int(labels.offsets[-1]) + 1
+        self.note_labels(labels)
+
+    def note_labels(self, labels: LabelBatch) -> None:
+        """Teach the ensemble labels that became known before the next event."""
+        lessons = self.ensemble.lessons
+        if lessons is not None and labels.examples is not None and len(labels):
+            for lesson in lessons.note(labels.examples):
+                self.ensemble.learn(lesson.examples, lesson.now)
+            lessons.offset = int(labels.offsets[-1]) + 1
 
     def rebuild(self, batch: EventBatch, scores: Floats, decisions: Ints) -> None:
         """Apply events whose verdicts are known (recovery): feature state moves, nothing is scored.
@@ -174,7 +203,7 @@ class PartitionScorer:
             self.tables.load(requests, self._fetch(requests))
 
     def _labels_offsets(self, before: int, labels: LabelBatch | None, advanced: Advanced) -> Ints | None:
-        if not self.pipeline.label_fed:
+        if not self.pipeline.follows_labels:
             return None
         if labels is None or not len(labels):
             return np.full(len(advanced.late), before, dtype=np.int64)
@@ -250,14 +279,19 @@ def _compile(pipeline: Pipeline) -> dict[str, Expression]:
     return compiled
 
 
-def _spread(output: EnsembleOutput, fresh: Ints, n: int) -> tuple[Floats, Floats, Floats]:
+def _spread(output: EnsembleOutput, fresh: Ints, n: int) -> tuple[Floats, Floats, Floats, Floats | None]:
     """The ensemble's columns on all ``n`` rows, NaN on rows it was not asked about."""
+    probability = output.probability
     if len(fresh) == n:
-        return output.raw, output.ranks, output.score
+        return output.raw, output.ranks, output.score, probability
     detectors = output.raw.shape[1]
     raw, ranks, score = np.full((n, detectors), np.nan), np.full((n, detectors), np.nan), np.full(n, np.nan)
     raw[fresh], ranks[fresh], score[fresh] = output.raw, output.ranks, output.score
-    return raw, ranks, score
+    if probability is not None:
+        spread = np.full(n, np.nan)
+        spread[fresh] = probability
+        probability = spread
+    return raw, ranks, score, probability
 
 
 def _on_batch(segments: Sequence[Segment], fresh: Ints, n: int) -> list[Segment]:

@@ -49,7 +49,9 @@ class ScoredBatch:
     reasons       row to its reasons, for alerts
     stream_time   greatest event time so far, UTC microseconds
     labels_offset int64[n]: first offset of ``labels.joined`` that the row's features do not reflect; None where no
-                  feature counts labels
+                  feature counts labels and nothing learns from them
+    probability   float64[n]: of the label 1, NaN while labels are too few and of duplicates; None where nothing
+                  learns from labels
     """
 
     batch: EventBatch
@@ -64,6 +66,7 @@ class ScoredBatch:
     reasons: Mapping[int, list[Reason]]
     stream_time: int
     labels_offset: Ints | None = None
+    probability: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.batch)

@@ -65,9 +65,10 @@ class VerdictEncoder:
         offsets = batch.offsets.tolist()
         firsts = scored.first_offset.tolist()
         score = scored.score
-        scores: list[float | None] = score.tolist()
-        for row in np.flatnonzero(np.isnan(score)).tolist():
-            scores[row] = None
+        scores = _nullable(score)
+        chances: list[Any] = (
+            [msgspec.UNSET] * len(batch) if scored.probability is None else _nullable(scored.probability)
+        )
         topic, reasons = self._topic, scored.reasons
         none: list[Any] = []
         labels: list[Any] = (
@@ -89,6 +90,7 @@ class VerdictEncoder:
                 source=Source(topic, partition, offset),
                 first=None if first < 0 else Source(topic, partition, first),
                 labels_offset=label,
+                probability=chance,
             )
             for row, (
                 event_id,
@@ -103,6 +105,7 @@ class VerdictEncoder:
                 offset,
                 first,
                 label,
+                chance,
             ) in (
                 enumerate(
                     zip(
@@ -118,6 +121,7 @@ class VerdictEncoder:
                         offsets,
                         firsts,
                         labels,
+                        chances,
                         strict=True,
                     )
                 )
@@ -141,6 +145,7 @@ class VerdictEncoder:
             flags=verdict.flags,
             versions=verdict.versions,
             source=verdict.source,
+            probability=verdict.probability,
         )
 
     def _said(self, scored: ScoredBatch) -> tuple[list[Any], list[Any]]:
@@ -185,6 +190,13 @@ class VerdictEncoder:
             )
             self._versions_cache[key] = found
         return found
+
+
+def _nullable(column: Floats) -> list[float | None]:
+    values: list[float | None] = column.tolist()
+    for row in np.flatnonzero(np.isnan(column)).tolist():
+        values[row] = None
+    return values
 
 
 def _vectors(features: Floats, record: Any) -> list[Any]:
