@@ -37,7 +37,7 @@ class Lessons:
     """The examples of one partition that wait to be taught.
 
     >>> lessons = Lessons(features=2, detectors=1)
-    >>> [lesson.row for lesson in lessons.plan(np.array([0, 1, EVERY]), np.zeros(3, dtype=int), None)]
+    >>> [lesson.row for lesson in lessons.plan(np.array([1, 2, EVERY]), np.zeros(3, dtype=int), None)]
     []
     """
 
@@ -46,15 +46,19 @@ class Lessons:
         self._waiting: list[Examples] = []
         self._count = 0
         self._hour = -1
+        self._stream = 0
         self.offset = 0
         """First offset of the label log that was not noted yet."""
 
-    def plan(self, stream: Ints, told: Ints, examples: Examples | None) -> list[Lesson]:
+    def plan(self, times: Ints, told: Ints, examples: Examples | None) -> list[Lesson]:
         """Move on over n events and the labels among them; the lessons due on the way, in order.
 
-        ``stream`` is int64[n], stream time at each event; ``told`` int64[n], how many of ``examples`` (None:
-        there are none) became known before each.
+        ``times`` is int64[n], event times; ``told`` int64[n], how many of ``examples`` (None: there are none)
+        became known before each.
         """
+        stream = np.maximum.accumulate(np.maximum(times, self._stream))
+        if len(stream):
+            self._stream = int(stream[-1])
         given = Examples.none(*self._shape) if examples is None else examples
         lessons: list[Lesson] = []
         noted = 0
@@ -104,13 +108,13 @@ class Lessons:
     def snapshot(self) -> Arrays:
         """All state."""
         held = Examples.joined(self._waiting) if self._waiting else Examples.none(*self._shape)
-        return Arrays(held.columns(), {"hour": self._hour, "offset": self.offset})
+        return Arrays(held.columns(), {"hour": self._hour, "offset": self.offset, "stream": self._stream})
 
     def restore(self, state: Arrays) -> None:
         """Take over a snapshot. Raises ValueError when it does not fit."""
-        hour, offset = state.scalars.get("hour"), state.scalars.get("offset")
-        if not isinstance(hour, int) or not isinstance(offset, int):
-            raise ValueError("snapshot of waiting labels lacks 'hour' or 'offset'")
+        hour, offset, stream = (state.scalars.get(name) for name in ("hour", "offset", "stream"))
+        if not isinstance(hour, int) or not isinstance(offset, int) or not isinstance(stream, int):
+            raise ValueError("snapshot of waiting labels lacks 'hour', 'offset' or 'stream'")
         like = Examples.none(*self._shape).columns()
         if state.arrays.keys() != like.keys():
             raise ValueError("snapshot of waiting labels lacks a column")
@@ -121,4 +125,4 @@ class Lessons:
                 raise ValueError(f"snapshot of waiting labels has a bad {name!r}")
         held = Examples(**state.arrays)
         self._waiting = [held] if m else []
-        self._count, self._hour, self.offset = m, hour, offset
+        self._count, self._hour, self.offset, self._stream = m, hour, offset, stream

@@ -6,23 +6,37 @@ values exactly as they are in its verdict (sensitive ones as keyed hashes), and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 
+from domain.batch import Ints
 from domain.durations import format_duration
 from domain.errors import EventRejected, Reject
+from domain.examples import Examples
 from domain.label import LabelBatch
 from domain.pipeline import Pipeline
 
-__all__ = ["JoinedLabel", "LabelCodec"]
+__all__ = ["JoinedLabel", "LabelCodec", "Said"]
 
 MAX_BYTES = 65_536
 """Ten times what a record with a dozen long entity values needs."""
 _TIME_LIMIT = 2**53
 _Time = Annotated[int, msgspec.Meta(ge=0, lt=_TIME_LIMIT)]
+
+
+class Said(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What the verdict said of the event, for what learns from labels: by the names of features and detectors.
+
+    ``features`` is the vector as scored, ``ranks`` each detector's rank, null where one gave none.
+    """
+
+    features: dict[str, float | None]
+    ranks: dict[str, float | None]
+    score: float | None
 
 
 class JoinedLabel(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -39,6 +53,7 @@ class JoinedLabel(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     previous: Literal[0, 1] | None = None
     entities: dict[str, str]
     origin: str | None = None
+    said: Said | None = None
 
 
 class LabelCodec:
@@ -46,6 +61,9 @@ class LabelCodec:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._entities = pipeline.entities
+        self._learns = pipeline.learns
+        self._features = pipeline.feature_names
+        self._detectors = tuple(detector.name for detector in pipeline.detectors)
         self._max_future = pipeline.event.max_future
         self._decode = msgspec.json.Decoder(JoinedLabel).decode
         self._encoder = msgspec.json.Encoder()
@@ -103,10 +121,31 @@ class LabelCodec:
     def to_batch(self, labels: Sequence[JoinedLabel], offsets: Sequence[int]) -> LabelBatch:
         """The labels as columns; ``offsets`` are their own, strictly increasing."""
         change = [(label.label == 1) - (label.previous == 1) for label in labels]
+        known_at = np.array([label.known_at for label in labels], dtype=np.int64)
+        times = np.array([label.event_time for label in labels], dtype=np.int64)
         return LabelBatch(
             offsets=np.asarray(offsets, dtype=np.int64),
-            known_at=np.array([label.known_at for label in labels], dtype=np.int64),
-            times=np.array([label.event_time for label in labels], dtype=np.int64),
+            known_at=known_at,
+            times=times,
             entities={name: [label.entities[name] for label in labels] for name in self._entities},
             change=np.array(change, dtype=np.int64),
+            examples=self._examples(labels, times, known_at) if self._learns else None,
         )
+
+    def _examples(self, labels: Sequence[JoinedLabel], times: Ints, known_at: Ints) -> Examples:
+        m = len(labels)
+        x = np.full((m, len(self._features)), np.nan)
+        ranks = np.full((m, len(self._detectors)), np.nan)
+        score = np.full(m, np.nan)
+        for row, label in enumerate(labels):
+            if (said := label.said) is None:
+                continue
+            x[row] = [_number(said.features.get(name)) for name in self._features]
+            ranks[row] = [_number(said.ranks.get(name)) for name in self._detectors]
+            score[row] = _number(said.score)
+        y = np.array([_number(label.label) for label in labels], dtype=np.float64)
+        return Examples(x, y, ranks, score, times, known_at)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-from domain.label_codec import JoinedLabel
+import msgspec
+
+from domain.label_codec import JoinedLabel, Said
 from lifecycle.label_rows import Label, Told
 
 __all__ = ["Change", "Decided", "ImportPlan", "LabelledEvent", "Present", "decide", "plan_import", "records"]
@@ -23,13 +25,15 @@ __all__ = ["Change", "Decided", "ImportPlan", "LabelledEvent", "Present", "decid
 class LabelledEvent(NamedTuple):
     """An event that labels can be about: ``time`` in UTC microseconds, ``entities`` as values in the pipeline's order.
 
-    ``partition`` is where it and its verdict lie, ``key`` the key of the verdict's record.
+    ``partition`` is where it and its verdict lie, ``key`` the key of the verdict's record. ``said`` is the JSON of
+    :class:`domain.label_codec.Said`, for a pipeline that learns from labels.
     """
 
     time: int
     entities: tuple[str, ...]
     partition: int
     key: bytes | None
+    said: bytes | None = None
 
 
 class Present(NamedTuple):
@@ -158,5 +162,7 @@ def records(
                     previous=change.previous,
                     entities=dict(zip(entities, event.entities, strict=True)),
                     origin=origin,
+                    # encoded as it is: a decoded copy of two million vectors would be large
+                    said=None if event.said is None else cast(Said, msgspec.Raw(event.said)),
                 ),
             )

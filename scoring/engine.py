@@ -103,13 +103,13 @@ class PartitionScorer:
         loaded: bool,
         degraded: bool,
     ) -> ScoredBatch:
-        labels_before, stream_before = self.labels_offset, self.stream_time
+        labels_before = self.labels_offset
         advanced = self._advance(batch, labels=labels, loaded=loaded, want_features=True)
         fresh = np.flatnonzero(~advanced.duplicate)
         x = advanced.features if len(fresh) == len(batch) else advanced.features[fresh]
         if teach:
-            told = advanced.labels_applied
-            output = self.ensemble.step(x, self._lessons(batch.times, stream_before, fresh, told, labels))
+            lessons = self.plan_lessons(batch.times, fresh, advanced.labels_applied, labels)
+            output = self.ensemble.step(x, lessons)
         else:
             output = self.ensemble.score(x)
         raw, ranks, score, probability = _spread(output, fresh, len(batch))
@@ -137,18 +137,18 @@ class PartitionScorer:
             probability=probability,
         )
 
-    def _lessons(
-        self, times: Ints, stream_before: int, fresh: Ints, told: Ints, labels: LabelBatch | None
-    ) -> list[Lesson]:
-        """What the ensemble learns from labels, before which of the ``fresh`` rows."""
+    def plan_lessons(self, times: Ints, fresh: Ints, told: Ints, labels: LabelBatch | None) -> list[Lesson]:
+        """What the ensemble learns from labels over n events, each lesson with the scored row that it precedes.
+
+        ``times`` int64[n]; ``fresh`` int64[m], which of them are scored; ``told`` int64[n], how many of ``labels``
+        became known before each event.
+        """
         lessons = self.ensemble.lessons
         if lessons is None:
             return []
-        stream = np.maximum.accumulate(np.maximum(times, stream_before))
-        due = lessons.plan(stream, told, None if labels is None else labels.examples)
+        due = lessons.plan(times, told, None if labels is None else labels.examples)
         if labels is not None and len(labels):
             lessons.offset = int(labels.offsets[-1]) + 1
-        # the first row that is scored at or after the one that the lesson precedes
         return [Lesson(int(np.searchsorted(fresh, one.row)), one.examples, one.now) for one in due]
 
     def advance(self, batch: EventBatch, labels: LabelBatch | None = None) -> Advanced:
@@ -163,15 +163,19 @@ class PartitionScorer:
         """State to load into the tables before ``apply_labels(labels, loaded=True)``."""
         return self.tables.missing(self.partition, self._no_events, labels)
 
-    def apply_labels(self, labels: LabelBatch, *, loaded: bool = False) -> None:
-        """Count changes of labels before anything else comes, whenever they were known."""
+    def apply_labels(self, labels: LabelBatch, *, loaded: bool = False, teach: bool = True) -> None:
+        """Count changes of labels before anything else comes, whenever they were known.
+
+        ``teach``: the ensemble learns from them too (in recovery it does so by itself, see :meth:`relearn`).
+        """
         if not len(labels):
             return
         if not loaded:
             self._load(self.label_requests(labels))
         self.tables.apply_labels(self.partition, labels)
         self.labels_offset = int(labels.offsets[-1]) + 1
-        self.note_labels(labels)
+        if teach:
+            self.note_labels(labels)
 
     def note_labels(self, labels: LabelBatch) -> None:
         """Teach the ensemble labels that became known before the next event."""
@@ -190,9 +194,12 @@ class PartitionScorer:
         fresh = np.flatnonzero(~advanced.duplicate)
         self._remember(batch, fresh, scores, decisions.astype(np.int8))
 
-    def relearn(self, x: Floats) -> Floats:
-        """Move the detectors on over vectors of committed verdicts; returns the scores they gave (again)."""
-        return self.ensemble.step(x).score
+    def relearn(self, x: Floats, lessons: Sequence[Lesson] = ()) -> Floats:
+        """Move the detectors on over vectors of committed verdicts, and labels among them (:meth:`plan_lessons`).
+
+        Returns the scores they gave (again).
+        """
+        return self.ensemble.step(x, lessons).score
 
     def fit(self, x: Floats) -> None:
         """Train the detectors on past vectors (float64[n, F])."""

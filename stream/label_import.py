@@ -39,6 +39,21 @@ class _Heard(msgspec.Struct, frozen=True, gc=False):
     event_time: int
     entities: dict[str, str]
     flags: list[str]
+    features: msgspec.Raw = msgspec.Raw(b"null")
+    detectors: msgspec.Raw = msgspec.Raw(b"null")
+    score: float | None = None
+
+
+class _Rank(msgspec.Struct, frozen=True, gc=False):
+    rank: float | None = None
+
+
+def _said(verdict: _Heard) -> bytes:
+    """What the verdict said, as JSON of :class:`domain.label_codec.Said`."""
+    said = msgspec.json.decode(verdict.detectors, type=dict[str, _Rank])
+    ranks = {name: one.rank for name, one in said.items()}
+    record = {"features": verdict.features, "ranks": ranks, "score": verdict.score}
+    return msgspec.json.encode(record)
 
 
 class LabelLogs:
@@ -53,6 +68,7 @@ class LabelLogs:
     def __init__(self, kafka: KafkaConnection, pipeline: Pipeline) -> None:
         self._topics = Topics(pipeline.name)
         self._entities = pipeline.entities
+        self._learns = pipeline.learns
         self._codec = LabelCodec(pipeline)
         self._conf = reader_conf(kafka, f"tidegate-labels-{pipeline.name}", f"{pipeline.name}.labels-import")
         with self._consumer() as consumer:
@@ -88,6 +104,7 @@ class LabelLogs:
                 tuple(texts.setdefault(value, value) for value in values),
                 message.partition(),
                 keys.setdefault(message.key(), message.key()),
+                msgspec.json.encode(label.said) if self._learns and label.said is not None else None,
             )
             now = Present(label.label, label.known_at, event)
             before = found.get(label.id)
@@ -132,6 +149,7 @@ class LabelLogs:
                 tuple(texts.setdefault(value, value) for value in values),
                 message.partition(),
                 keys.setdefault(message.key(), message.key()),
+                _said(verdict) if self._learns else None,
             )
             before = found.get(verdict.id)
             if before is None or (event.time, event.partition) < (before.time, before.partition):

@@ -19,10 +19,12 @@ import numpy as np
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from detectors.lessons import Lesson
 from domain.batch import Floats, Ints
 from domain.clock import Clock
 from domain.codec import EventCodec
 from domain.errors import EventRejected, Retriable, StateMismatch
+from domain.label import LabelBatch
 from domain.label_codec import JoinedLabel, LabelCodec
 from domain.pipeline import Pipeline
 from domain.verdict import DECISIONS, DecisionName, Source
@@ -42,6 +44,7 @@ CHUNK = 2_000
 """Events per step of a rebuild: bounds memory."""
 SILENCE_SECONDS = 30.0
 """A broker that sends nothing for so long, though the log goes on, is away."""
+_ALL = 2**62
 HIDDEN_SECONDS = 0.1
 """How often to look at the time while records are hidden behind an open transaction."""
 
@@ -49,10 +52,12 @@ HIDDEN_SECONDS = 0.1
 class CommittedVerdict(msgspec.Struct, frozen=True, gc=False):
     """The part of a verdict that state is rebuilt from."""
 
+    event_time: int
     score: float | None
     decision: DecisionName
     features: dict[str, float | None] | None
     source: Source
+    labels_offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,19 +157,27 @@ class Recovery:
                 self._visible_verdicts(consumer, partition, max(min(positions), first_verdict), former),
                 self._decode,
             )
+            lessons = scorer.ensemble.lessons
+            labels = (
+                None
+                if lessons is None
+                else _Labels(self._joined(partition, lessons.offset, label_target), self._labels)
+            )
             rebuilt = relearned = mismatches = 0
             if min(start, learn_from) < target:
                 verdicts.skip_to(min(start, learn_from))
                 if learn_from < start:
                     for known in _steps(verdicts, learn_from, min(start, target)):
-                        count, wrong = self._relearn(scorer, known, learn_from)
+                        count, wrong = self._relearn(scorer, known, learn_from, labels)
                         relearned, mismatches = relearned + count, mismatches + wrong
                 for messages, known in self._chunks(verdicts, partition, max(start, first), target):
                     rebuilt += self._rebuild(scorer, messages, known)
-                    count, wrong = self._relearn(scorer, known, learn_from)
+                    count, wrong = self._relearn(scorer, known, learn_from, labels)
                     relearned, mismatches = relearned + count, mismatches + wrong
-            # labels and events may be counted in any order, so the labels come last
+            # features count labels and events in any order, so the labels come last
             self._count_labels(scorer, consumer, label_start, label_target)
+            if labels is not None:
+                labels.teach_rest(scorer, label_target)
         finally:
             consumer.close()
         return Recovered(
@@ -192,7 +205,7 @@ class Recovery:
         self, consumer: Consumer, partition: int, committed: int | None, applied: Applied | None
     ) -> tuple[int, int, bool]:
         """The committed offset of labels, where counting them again begins, and whether some of those are gone."""
-        if not self._pipeline.label_fed:
+        if not self._pipeline.follows_labels:
             return 0, 0, False
         first, _ = self._ends(consumer, self._topics.labels_joined, partition)
         start = first if applied is None else applied.labels_offset
@@ -207,20 +220,22 @@ class Recovery:
         if start >= target:
             scorer.labels_offset = target
             return
-        labels: list[JoinedLabel] = []
-        offsets: list[int] = []
-        for message in self._read(consumer, self._topics.labels_joined, scorer.partition, start, stop=target):
-            try:
-                label = self._labels.decode(message.value() or b"", received_at=message.timestamp()[1] * 1000)
-            except EventRejected:
-                continue  # a dead letter since it was first read
-            labels.append(label)
-            offsets.append(message.offset())
-            if len(labels) == CHUNK:
-                scorer.apply_labels(self._labels.to_batch(labels, offsets))
-                labels, offsets = [], []
-        scorer.apply_labels(self._labels.to_batch(labels, offsets))
+        records = self._read(consumer, self._topics.labels_joined, scorer.partition, start, stop=target)
+        labels = _Labels(records, self._labels)
+        while len(batch := labels.next(CHUNK)):
+            scorer.apply_labels(batch, teach=False)
         scorer.labels_offset = target
+
+    def _joined(self, partition: int, start: int, target: int) -> Iterator[Any]:
+        """Joined labels [start, target), as far as the log still has them, read by a consumer of its own."""
+        reader = Consumer(self._conf)
+        try:
+            first, _ = self._ends(reader, self._topics.labels_joined, partition)
+            yield from self._read(
+                reader, self._topics.labels_joined, partition, max(start, first), stop=target
+            )
+        finally:
+            reader.close()
 
     def _chunks(
         self, verdicts: _Verdicts, partition: int, start: int, target: int
@@ -258,17 +273,30 @@ class Recovery:
         return len(batch)
 
     def _relearn(
-        self, scorer: PartitionScorer, known: list[CommittedVerdict], learn_from: int
+        self, scorer: PartitionScorer, known: list[CommittedVerdict], learn_from: int, labels: _Labels | None
     ) -> tuple[int, int]:
-        """Let the detectors learn vectors again; returns how many, and how many scores came out different."""
-        vectors = [v for v in known if v.features is not None and v.source.offset >= learn_from]
-        if not vectors:
+        """Let the detectors learn vectors again, and the labels that were known between them.
+
+        Returns how many vectors, and how many scores came out different.
+        """
+        again_known = [v for v in known if v.source.offset >= learn_from]
+        vectors = [v for v in again_known if v.features is not None]
+        if not again_known:
             return 0, 0
+        lessons: list[Lesson] = []
+        if labels is not None:
+            fresh = np.flatnonzero(np.array([v.features is not None for v in again_known]))
+            lessons = labels.lessons(
+                scorer,
+                np.array([v.event_time for v in again_known], dtype=np.int64),
+                fresh.astype(np.int64),
+                np.array([v.labels_offset for v in again_known], dtype=np.int64),
+            )
         x: Floats = np.empty((len(vectors), len(self._names)))
         for row, verdict in enumerate(vectors):
             values = verdict.features or {}
             x[row] = [_number(values.get(name)) for name in self._names]
-        again = scorer.relearn(x)
+        again = scorer.relearn(x, lessons)
         was: Floats = np.array([_number(v.score) for v in vectors])
         wrong = int(np.sum(~((again == was) | (np.isnan(again) & np.isnan(was)))))
         return len(vectors), wrong
@@ -382,6 +410,45 @@ class _Verdicts:
             if message is not None:
                 self._next = self._decode(message.value())
         return self._next
+
+
+class _Labels:
+    """Joined labels of one partition as a stream that can be read up to an offset, then further."""
+
+    def __init__(self, messages: Iterator[Any], codec: LabelCodec) -> None:
+        self._messages = messages
+        self._codec = codec
+        self._ahead: tuple[JoinedLabel, int] | None = None
+
+    def next(self, count: int, below: int = _ALL) -> LabelBatch:
+        """At most ``count`` labels of offsets below ``below`` that were not read yet."""
+        found: list[tuple[JoinedLabel, int]] = []
+        while len(found) < count and (one := self._peek()) is not None and one[1] < below:
+            found.append(one)
+            self._ahead = None
+        return self._codec.to_batch([label for label, _ in found], [offset for _, offset in found])
+
+    def lessons(self, scorer: PartitionScorer, times: Ints, fresh: Ints, reached: Ints) -> list[Lesson]:
+        """What was learned over n verdicts; ``reached`` int64[n], the first offset that was not known to each."""
+        batch = self.next(_ALL, below=int(reached[-1]))
+        told = np.searchsorted(batch.offsets, reached).astype(np.int64)
+        return scorer.plan_lessons(times, fresh, told, batch)
+
+    def teach_rest(self, scorer: PartitionScorer, target: int) -> None:
+        """Teach what was known after the last verdict."""
+        while len(batch := self.next(CHUNK)):
+            scorer.note_labels(batch)
+        if scorer.ensemble.lessons is not None:
+            scorer.ensemble.lessons.offset = target
+
+    def _peek(self) -> tuple[JoinedLabel, int] | None:
+        while self._ahead is None and (message := next(self._messages, None)) is not None:
+            try:
+                label = self._codec.decode(message.value() or b"", received_at=message.timestamp()[1] * 1000)
+            except EventRejected:
+                continue  # a dead letter since it was first read
+            self._ahead = label, message.offset()
+        return self._ahead
 
 
 def _steps(verdicts: _Verdicts, start: int, stop: int) -> Iterator[list[CommittedVerdict]]:

@@ -58,7 +58,10 @@ class Session:
         group = f"{parts.pipeline.name}.worker"
         self._consumer = Consumer(parts.kafka.group_member(client_id, group))
         partitions = partitions_of(self._consumer, self._topics.events)
-        beside = [self._topics.verdicts, *([self._topics.labels_joined] if parts.pipeline.label_fed else [])]
+        beside = [
+            self._topics.verdicts,
+            *([self._topics.labels_joined] if parts.pipeline.follows_labels else []),
+        ]
         for topic in beside:
             if partitions_of(self._consumer, topic) != partitions:
                 raise Fatal(
@@ -80,7 +83,7 @@ class Session:
                 LabelCodec(parts.pipeline),
                 parts.clock,
             )
-            if parts.pipeline.label_fed
+            if parts.pipeline.follows_labels
             else None
         )
         self._batcher = MicroBatcher(

@@ -91,7 +91,7 @@ def backtest(
     except KeyboardInterrupt:
         console.print("interrupted; no verdicts were written")
         raise typer.Exit(130) from None
-    unfed = declared.label_fed and labels is None and label_column is None
+    unfed = declared.follows_labels and labels is None and label_column is None
     for warning in _warnings(result, declared, unfed=unfed):
         console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
     if as_json:

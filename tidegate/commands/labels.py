@@ -225,6 +225,6 @@ def _warnings(pipeline: Pipeline, plan: ImportPlan, path: Path | None) -> list[s
             f"{len(plan.incomplete):,} event(s) were scored before the pipeline had all its entities, such as "
             f"{safe_text(id_, 80)} (row {row}); no feature can count their labels."
         )
-    if plan.count and not pipeline.label_fed:
+    if plan.count and not pipeline.follows_labels:
         found.append(f"no feature of {pipeline.name} counts labels; they are kept in the topic.")
     return found
