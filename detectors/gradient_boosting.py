@@ -65,7 +65,9 @@ class GradientBoosting(LabelTrained):
         from sklearn.ensemble import HistGradientBoostingClassifier
         from threadpoolctl import threadpool_limits
 
-        model = HistGradientBoostingClassifier(**self._settings, early_stopping=False, random_state=self._seed)
+        model = HistGradientBoostingClassifier(
+            **self._settings, early_stopping=False, random_state=self._seed
+        )
         # sums over several threads depend on how many there are
         with threadpool_limits(limits=1):
             model.fit(rows.x, rows.y, sample_weight=rows.weight)

@@ -123,8 +123,12 @@ class LabelTrained(ABC):
         model = child(state, "model")
         if state.scalars.get("kind") != self.kind:
             raise ValueError(f"snapshot is of {state.scalars.get('kind')}, this is {self.kind}")
-        if (fitted_at is not None and not isinstance(fitted_at, int)) or (fitted_at is None) == bool(model.arrays):
-            raise ValueError(f"snapshot of {self.kind} has a model without 'fitted_at', or the other way round")
+        if (fitted_at is not None and not isinstance(fitted_at, int)) or (fitted_at is None) == bool(
+            model.arrays
+        ):
+            raise ValueError(
+                f"snapshot of {self.kind} has a model without 'fitted_at', or the other way round"
+            )
         restored = PackedTrees.restored(model, self._width) if model.arrays else None
         self._memory.restore(child(state, "memory"))
         self._fitted_at = fitted_at

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from detectors.arrays import Arrays
 from detectors.kernels_nodes import LARGEST, walk_nodes
-from detectors.kernels_trees import Float32s, Int32s
+from detectors.kernels_trees import Float32s
 from domain.batch import Floats
 
 __all__ = ["PackedTrees", "Tree", "as_fitted", "forest_trees", "packed_boosting", "packed_forest"]
@@ -60,11 +60,10 @@ class PackedTrees:
     """
 
     def __init__(self, arrays: dict[str, npt.NDArray[Any]], width: int, base: float, divisor: float) -> None:
-        self.arrays = arrays
+        self.arrays = {name: arrays[name] for name in _TYPES}  # in this order: snapshots are hashed
         self.width = width
         self.base = base
         self.divisor = divisor
-        self._depths: Int32s = arrays["depth"]
 
     @classmethod
     def packed(cls, trees: Sequence[Tree], width: int, base: float, divisor: float) -> PackedTrees:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from detectors.arrays import Arrays
-from domain.batch import Floats
+from domain.batch import Floats, Ints
 
-__all__ = ["Detector"]
+__all__ = ["Detector", "LabelledDetector"]
 
 
 class Detector(Protocol):
@@ -72,4 +72,23 @@ class Detector(Protocol):
 
     def restore(self, state: Arrays) -> None:
         """Take over a snapshot. Raises ValueError when it does not fit the parameters."""
+        ...
+
+
+@runtime_checkable
+class LabelledDetector(Detector, Protocol):
+    """A detector that learns from labels, and from nothing else: ``step`` and ``fit`` teach it nothing.
+
+    It changes only in :meth:`learn_labels`, so its ``next_change`` is None.
+    """
+
+    def learn_labels(self, x: Floats, y: Floats, known_at: Ints, now: int) -> None:
+        """Learn rows whose labels became known, in that order.
+
+        x         float64[m, features], the vectors as they were scored
+        y         float64[m], 0 or 1; rows with anything else are passed over
+        known_at  int64[m], UTC microseconds
+        now       the moment of the call in event time; may come without rows. Detectors that are fitted do
+                  so here when it is due, so the calls must come at moments that do not depend on batches
+        """
         ...
