@@ -58,6 +58,10 @@ FITTED = {"min_labels": 200, "min_positive": 20, "memory": 256, "refit_every": "
 LABELLED: dict[str, tuple[str, dict[str, Any]]] = {
     "gradient_boosting": ("gradient_boosting", {**FITTED, "trees": 10, "leaves": 8, "min_leaf": 5}),
     "random_forest": ("random_forest", {**FITTED, "trees": 8, "leaves": 16}),
+    "random_forest_compressed": (
+        "random_forest",
+        {**FITTED, "trees": 8, "leaves": 16, "compress": {"quantize": 8, "prune": 0.02, "distil": 5}},
+    ),
     "logistic": ("logistic", {"min_labels": 200, "min_positive": 20}),
 }
 
