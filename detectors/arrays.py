@@ -25,8 +25,10 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "i8": np.dtype("<i8"),
     "i4": np.dtype("<i4"),
     "i2": np.dtype("<i2"),
+    "i1": np.dtype("i1"),
     "u8": np.dtype("<u8"),
     "u4": np.dtype("<u4"),
+    "u2": np.dtype("<u2"),
     "u1": np.dtype("u1"),
 }
 _MAX_DIMENSIONS = 8

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from detectors.compressed_trees import Compression
 from detectors.label_memory import TrainingRows
 from detectors.label_trained import LabelTrained
-from detectors.packed_trees import PackedTrees, packed_boosting
+from detectors.packed_trees import FittedTrees, boosted
 
 __all__ = ["GradientBoosting"]
 
@@ -42,6 +43,7 @@ class GradientBoosting(LabelTrained):
         refit_every: int = 86_400_000_000,
         min_labels: int = 500,
         min_positive: int = 20,
+        compress: Compression | None = None,
     ) -> None:
         super().__init__(
             features,
@@ -50,6 +52,7 @@ class GradientBoosting(LabelTrained):
             refit_every=refit_every,
             min_labels=min_labels,
             min_positive=min_positive,
+            compress=compress,
         )
         self._settings = {
             "max_iter": trees,
@@ -60,7 +63,7 @@ class GradientBoosting(LabelTrained):
             "l2_regularization": l2,
         }
 
-    def _fit(self, rows: TrainingRows) -> PackedTrees:
+    def _fit(self, rows: TrainingRows) -> FittedTrees:
         # imported where they are needed: loading scikit-learn takes seconds, and only fitting needs it
         from sklearn.ensemble import HistGradientBoostingClassifier
         from threadpoolctl import threadpool_limits
@@ -71,4 +74,4 @@ class GradientBoosting(LabelTrained):
         # sums over several threads depend on how many there are
         with threadpool_limits(limits=1):
             model.fit(rows.x, rows.y, sample_weight=rows.weight)
-        return packed_boosting(model, self._width)
+        return boosted(model)

@@ -31,7 +31,8 @@ _BLOCK = 256
 def _down(
     node: np.uint32, row: Float32s, feature: Int32s, threshold: Float32s, left: npt.NDArray[np.uint32]
 ) -> np.uint32:
-    return left[node] + np.uint32(row[np.uint32(feature[node])] > threshold[node])
+    child: np.uint32 = left[node] + np.uint32(row[np.uint32(feature[node])] > threshold[node])
+    return child
 
 
 @compiled

@@ -16,7 +16,6 @@ from detectors.kinds_labelled import GradientBoostingParams, LogisticParams, Ran
 from detectors.logistic import Logistic
 from detectors.protocol import Detector
 from detectors.random_forest import RandomForest
-from domain.durations import parse_duration
 from domain.pipeline import DetectorSpec
 
 __all__ = ["PARAMS", "HalfSpaceTreesParams", "IsolationForestParams", "RiverParams", "build"]
@@ -91,7 +90,7 @@ def build(spec: DetectorSpec, feature_names: Sequence[str], seed: int) -> Detect
     own_seed = int.from_bytes(hashlib.sha256(f"{seed}:{spec.name}".encode()).digest()[:4], "little")
     arguments = {name: getattr(params, name) for name in params.__struct_fields__}
     if isinstance(params, GradientBoostingParams | RandomForestParams):
-        arguments["refit_every"] = parse_duration(params.refit_every)
+        arguments.update(params.converted())
     detector: Detector = _maker(spec.kind)(tuple(feature_names), seed=own_seed, **arguments)
     return detector
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+from detectors.compressed_trees import Compression
 from domain.durations import parse_duration
 
-__all__ = ["GradientBoostingParams", "LogisticParams", "RandomForestParams"]
+__all__ = ["CompressParams", "GradientBoostingParams", "LogisticParams", "RandomForestParams"]
 
 
 class _LabelledParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -25,15 +26,32 @@ class _LabelledParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             )
 
 
+class CompressParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a fitted model is made smaller; see :class:`detectors.compressed_trees.Compression`."""
+
+    quantize: Literal[8, 16] | None = None
+    prune: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
+    distil: Annotated[int, Meta(ge=1, le=500)] | None = None
+
+
 class _FittedParams(_LabelledParams, frozen=True, kw_only=True):
     """Those of :class:`detectors.label_trained.LabelTrained`."""
 
     memory: Annotated[int, Meta(ge=100, le=1_000_000)] = 20_000
     refit_every: Annotated[str, Meta(max_length=20)] = "1d"
+    compress: CompressParams | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_duration(self.refit_every)
+
+    def converted(self) -> dict[str, Any]:
+        """What the detector is given where the file says it in another way."""
+        given = self.compress
+        return {
+            "refit_every": parse_duration(self.refit_every),
+            "compress": None if given is None else Compression(given.quantize, given.prune, given.distil),
+        }
 
 
 class GradientBoostingParams(_FittedParams, frozen=True, kw_only=True):

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from detectors.arrays import Arrays, child, merge, pack
+from detectors.compressed_trees import Compression, TreeModel, compressed, restored_model
 from detectors.label_memory import LabelMemory, TrainingRows
-from detectors.packed_trees import PackedTrees
+from detectors.packed_trees import FittedTrees
 from domain.batch import Floats, Ints
 
 __all__ = ["LabelTrained"]
@@ -26,6 +27,7 @@ class LabelTrained(ABC):
     refit_every   microseconds of event time between two fits
     min_labels    labels before the first fit, and
     min_positive  how many of them must be positive, and how many negative
+    compress      how to make the fitted model smaller; None: not at all
 
     A fit stalls the batch between whose rows it happens.
     """
@@ -41,6 +43,7 @@ class LabelTrained(ABC):
         refit_every: int,
         min_labels: int,
         min_positive: int,
+        compress: Compression | None,
     ) -> None:
         if not features:
             raise ValueError(f"{self.kind} needs at least one feature")
@@ -51,12 +54,13 @@ class LabelTrained(ABC):
         self._min_positive = min_positive
         self._memory = LabelMemory(memory, self._width, seed, max(1, memory // 4))
         self._fitted_at: int | None = None
-        self._model: PackedTrees | None = None
+        self._model: TreeModel | None = None
+        self._compress = compress or Compression()
         self._version = f"{self.kind}-unfitted"
 
     @abstractmethod
-    def _fit(self, rows: TrainingRows) -> PackedTrees:
-        """A model of ``rows``; the same rows give the same bits."""
+    def _fit(self, rows: TrainingRows) -> FittedTrees:
+        """Trees fitted to ``rows``; the same rows give the same bits."""
 
     @property
     def ready(self) -> bool:
@@ -92,7 +96,7 @@ class LabelTrained(ABC):
         """Scores; rows without labels teach nothing."""
         return self.score(x)
 
-    def fit(self, x: Floats) -> None:
+    def fit(self, x: Floats) -> None:  # noqa: B027  (that is what it does)
         """Learns nothing: past rows without labels."""
 
     def learn_labels(self, x: Floats, y: Floats, known_at: Ints, now: int) -> None:
@@ -107,7 +111,8 @@ class LabelTrained(ABC):
         if sum(known) < self._min_labels or min(known) < self._min_positive:
             return
         if self._fitted_at is None or now - self._fitted_at >= self._refit_every:
-            self._take(self._fit(self._memory.rows()))
+            rows = self._memory.rows()
+            self._take(compressed(self._fit(rows), rows, self._compress, self._seed))
             self._fitted_at = now
 
     def snapshot(self) -> Arrays:
@@ -129,7 +134,7 @@ class LabelTrained(ABC):
             raise ValueError(
                 f"snapshot of {self.kind} has a model without 'fitted_at', or the other way round"
             )
-        restored = PackedTrees.restored(model, self._width) if model.arrays else None
+        restored = restored_model(model, self._width) if model.arrays else None
         self._memory.restore(child(state, "memory"))
         self._fitted_at = fitted_at
         self._model = None
@@ -137,6 +142,6 @@ class LabelTrained(ABC):
         if restored is not None:
             self._take(restored)
 
-    def _take(self, model: PackedTrees) -> None:
+    def _take(self, model: TreeModel) -> None:
         self._model = model
         self._version = f"{self.kind}-{hashlib.sha256(pack(model.snapshot())).hexdigest()[:8]}"

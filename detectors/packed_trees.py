@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from detectors.arrays import Arrays
 from detectors.kernels_nodes import LARGEST, walk_nodes
-from detectors.kernels_trees import Float32s, Int32s
+from detectors.kernels_trees import Float32s
 from domain.batch import Floats
 
-__all__ = ["PackedTrees", "Tree", "as_fitted", "forest_trees", "packed_boosting", "packed_forest"]
+__all__ = ["FittedTrees", "PackedTrees", "Tree", "as_fitted", "boosted", "grown"]
 
 _TYPES: dict[str, type[np.generic]] = {
     "feature": np.int32,
@@ -53,6 +53,15 @@ class Tree:
     value: Floats
 
 
+@dataclass(frozen=True, slots=True)
+class FittedTrees:
+    """Trees whose score is (base + sum of the values of the leaves reached) / divisor."""
+
+    trees: Sequence[Tree]
+    base: float
+    divisor: float
+
+
 class PackedTrees:
     """Trees over ``width`` columns, whose score is (base + sum of leaf values) / divisor.
 
@@ -60,22 +69,21 @@ class PackedTrees:
     """
 
     def __init__(self, arrays: dict[str, npt.NDArray[Any]], width: int, base: float, divisor: float) -> None:
-        self.arrays = arrays
+        self.arrays = {name: arrays[name] for name in _TYPES}  # in this order: snapshots are hashed
         self.width = width
         self.base = base
         self.divisor = divisor
-        self._depths: Int32s = arrays["depth"]
 
     @classmethod
-    def packed(cls, trees: Sequence[Tree], width: int, base: float, divisor: float) -> PackedTrees:
-        """The arrays of ``trees``; what no walk reaches is left out."""
-        parts = [_laid_out(tree, width) for tree in trees]
+    def packed(cls, fitted: FittedTrees, width: int) -> PackedTrees:
+        """The arrays of ``fitted`` over ``width`` columns; what no walk reaches is left out."""
+        parts = [_laid_out(tree, width) for tree in fitted.trees]
         starts = np.cumsum([0, *(len(part["feature"]) for part in parts)])
         for part, start in zip(parts, starts, strict=False):
             part["left"] += np.uint32(start)
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in _TYPES if name != "root"}
         arrays["root"] = starts[:-1].astype(np.uint32)
-        return cls(arrays, width, base, divisor)
+        return cls(arrays, width, fitted.base, fitted.divisor)
 
     @classmethod
     def restored(cls, state: Arrays, width: int) -> PackedTrees:
@@ -129,9 +137,8 @@ class PackedTrees:
         return Arrays(dict(self.arrays), {"base": self.base, "divisor": self.divisor})
 
 
-def packed_boosting(fitted: Any, width: int) -> PackedTrees:
-    """A fitted binary HistGradientBoostingClassifier or -Regressor (no categories); its raw prediction."""
-    base = float(np.asarray(fitted._baseline_prediction).ravel()[0])
+def boosted(fitted: Any) -> FittedTrees:
+    """A fitted binary HistGradientBoostingClassifier or a -Regressor, without categories: its raw prediction."""
     trees = []
     for (predictor,) in fitted._predictors:
         nodes = predictor.nodes
@@ -146,11 +153,11 @@ def packed_boosting(fitted: Any, width: int) -> PackedTrees:
                 value=nodes["value"],
             )
         )
-    return PackedTrees.packed(trees, width, base, 1.0)
+    return FittedTrees(trees, float(np.asarray(fitted._baseline_prediction).ravel()[0]), 1.0)
 
 
-def forest_trees(fitted: Any) -> list[Tree]:
-    """The trees of a fitted binary RandomForestClassifier; values are shares of the second class."""
+def grown(fitted: Any) -> FittedTrees:
+    """A fitted binary RandomForestClassifier: its probability of the second class."""
     trees = []
     for estimator in fitted.estimators_:
         tree = estimator.tree_
@@ -164,13 +171,7 @@ def forest_trees(fitted: Any) -> list[Tree]:
                 value=np.ascontiguousarray(tree.value[:, 0, 1]),
             )
         )
-    return trees
-
-
-def packed_forest(fitted: Any, width: int) -> PackedTrees:
-    """A fitted binary RandomForestClassifier; its probability of the second class."""
-    trees = forest_trees(fitted)
-    return PackedTrees.packed(trees, width, 0.0, float(len(trees)))
+    return FittedTrees(trees, 0.0, float(len(trees)))
 
 
 def _laid_out(tree: Tree, width: int) -> dict[str, npt.NDArray[Any]]:

@@ -76,13 +76,19 @@ class Detector(Protocol):
 
 
 @runtime_checkable
-class LabelledDetector(Protocol):
-    """A detector that learns from labels; rows without one may teach it nothing."""
+class LabelledDetector(Detector, Protocol):
+    """A detector that learns from labels, and from nothing else: ``step`` and ``fit`` teach it nothing.
+
+    It changes only in :meth:`learn_labels`, so its ``next_change`` is None.
+    """
 
     def learn_labels(self, x: Floats, y: Floats, known_at: Ints, now: int) -> None:
-        """Learn events whose labels became known; fit anew when that is due.
+        """Learn rows whose labels became known, in that order.
 
-        ``x`` float64[m, features]: vectors as scored; ``y`` float64[m]: 1 or 0; ``known_at`` int64[m] and ``now``
-        (not earlier) in UTC microseconds of event time.
+        x         float64[m, features], the vectors as they were scored
+        y         float64[m], 0 or 1; rows with anything else are passed over
+        known_at  int64[m], UTC microseconds
+        now       the moment of the call in event time; may come without rows. Detectors that are fitted do
+                  so here when it is due, so the calls must come at moments that do not depend on batches
         """
         ...

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from detectors.compressed_trees import Compression
 from detectors.label_memory import TrainingRows
 from detectors.label_trained import LabelTrained
-from detectors.packed_trees import PackedTrees, packed_forest
+from detectors.packed_trees import FittedTrees, grown
 
 __all__ = ["RandomForest"]
 
@@ -39,6 +40,7 @@ class RandomForest(LabelTrained):
         refit_every: int = 86_400_000_000,
         min_labels: int = 500,
         min_positive: int = 20,
+        compress: Compression | None = None,
     ) -> None:
         super().__init__(
             features,
@@ -47,6 +49,7 @@ class RandomForest(LabelTrained):
             refit_every=refit_every,
             min_labels=min_labels,
             min_positive=min_positive,
+            compress=compress,
         )
         self._settings = {
             "n_estimators": trees,
@@ -55,10 +58,10 @@ class RandomForest(LabelTrained):
             "max_features": max_features,
         }
 
-    def _fit(self, rows: TrainingRows) -> PackedTrees:
+    def _fit(self, rows: TrainingRows) -> FittedTrees:
         # imported where it is needed: loading scikit-learn takes seconds, and only fitting needs it
         from sklearn.ensemble import RandomForestClassifier
 
         model = RandomForestClassifier(**self._settings, random_state=self._seed, n_jobs=1)
         model.fit(rows.x, rows.y, sample_weight=rows.weight)
-        return packed_forest(model, self._width)
+        return grown(model)

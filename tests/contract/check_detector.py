@@ -10,10 +10,10 @@ from collections.abc import Callable
 import numpy as np
 
 from detectors.arrays import pack, unpack
-from detectors.protocol import Detector
+from detectors.protocol import Detector, LabelledDetector
 from domain.batch import Floats
 
-__all__ = ["CHECKS", "COLUMNS", "Build"]
+__all__ = ["CHECKS", "COLUMNS", "LABELLED_CHECKS", "Build"]
 
 Build = Callable[[int], Detector]
 """Makes a fresh detector over :data:`COLUMNS` with the given seed."""
@@ -34,10 +34,37 @@ def rows(n: int, seed: int = 1, holes: bool = False) -> Floats:
     return base
 
 
+def labels_of(x: Floats) -> Floats:
+    """What a reviewer would say of rows: most of those far out are fraud, and a few others."""
+    far = (x[:, 0] > 1.2) | (x[:, 1] > 800.0)
+    number = np.arange(len(x))
+    return np.asarray((far & (number % 3 > 0)) | (number % 50 == 7), dtype=np.float64)
+
+
+TICK = 100
+"""Rows between two moments at which labels become known."""
+
+
+def advance(detector: Detector, x: Floats, *, first: int = 0, batch: int = TICK) -> Floats:
+    """Step the rows; at each tick (of the row number, the first one is ``first``) their labels become known.
+
+    ``batch`` is how many rows are stepped at once. Detectors without labels are just stepped.
+    """
+    if not isinstance(detector, LabelledDetector):
+        return _cut(detector, x, max(batch, 1))
+    out = []
+    for at in range(0, len(x), TICK):
+        part = x[at : at + TICK]
+        out.append(_cut(detector, part, batch))
+        known_at = np.arange(first + at, first + at + len(part)) * 1_000_000
+        detector.learn_labels(part, labels_of(part), known_at, (first + at + TICK) * 1_000_000)
+    return np.concatenate(out)
+
+
 def warmed(build: Build, seed: int = 5, holes: bool = False) -> Detector:
     """A detector that has stepped until it is ready, and some rows on."""
     detector = build(seed)
-    detector.step(rows(700, holes=holes))
+    advance(detector, rows(700, holes=holes))
     assert detector.ready, f"not ready after 700 rows: {detector.abstains_because}"
     return detector
 
@@ -52,6 +79,14 @@ def abstains_until_ready(build: Build) -> None:
     detector = build(5)
     x = rows(900)
     at = 0
+    if isinstance(detector, LabelledDetector):
+        while not detector.ready:
+            assert detector.abstains_because
+            assert detector.next_change() is None
+            assert np.isnan(advance(detector, x[at : at + TICK], first=at)).all()
+            at += TICK
+            assert at < 700
+        assert at > TICK
     while not detector.ready:
         assert detector.abstains_because
         assert np.isnan(detector.score(x[:3])).all()
@@ -79,10 +114,10 @@ def scoring_is_pure(build: Build) -> None:
 def batch_size_changes_nothing(build: Build) -> None:
     """The same rows one by one, by seven and at once give the same bits."""
     x = rows(800, seed=3, holes=True)
-    whole = build(5).step(x)
-    assert same(whole, _one_by_one(build(5), x))
-    sevens = build(5)
-    assert same(whole, np.concatenate([sevens.step(x[i : i + 7]) for i in range(0, 800, 7)]))
+    whole = advance(build(5), x, batch=800)
+    assert np.isfinite(whole[-100:]).all()
+    assert same(whole, advance(build(5), x, batch=1))
+    assert same(whole, advance(build(5), x, batch=7))
     scorer = warmed(build)
     at_once = scorer.score(x)
     assert same(at_once, np.concatenate([scorer.score(x[i : i + 1]) for i in range(800)]))
@@ -93,13 +128,13 @@ def snapshot_goes_on_with_the_same_bits(build: Build) -> None:
     x = rows(900, seed=4, holes=True)
     for cut in (37, 650):
         original = build(5)
-        original.step(x[:cut])
+        advance(original, x[:cut])
         blob = pack(original.snapshot())
         copy = build(5)
         copy.restore(unpack(blob))
         assert copy.version == original.version
         assert copy.next_change() == original.next_change()
-        assert same(original.step(x[cut:]), copy.step(x[cut:]))
+        assert same(advance(original, x[cut:], first=cut), advance(copy, x[cut:], first=cut))
         assert pack(original.snapshot()) == pack(copy.snapshot())
 
 
@@ -108,16 +143,16 @@ def snapshot_is_independent(build: Build) -> None:
     detector = warmed(build)
     state = detector.snapshot()
     before = pack(state)
-    detector.step(rows(600, seed=6))
+    advance(detector, rows(600, seed=6), first=700)
     assert pack(state) == before
 
 
 def memory_is_bounded(build: Build) -> None:
     """A snapshot stops growing once windows and samples are full."""
     detector = build(5)
-    detector.step(rows(1500))
+    advance(detector, rows(1500))
     full = len(pack(detector.snapshot()))
-    detector.step(rows(1500, seed=7))
+    advance(detector, rows(1500, seed=7), first=1500)
     assert len(pack(detector.snapshot())) <= full * 1.1 + 1024
 
 
@@ -136,15 +171,15 @@ def odd_values_are_scored(build: Build) -> None:
     odd[3, 0] = 1e308
     odd[4, 1] = np.nan
     odd[5, 2] = -0.0
-    assert np.isfinite(detector.step(odd)).all(), detector.last_failure
-    assert np.isfinite(detector.step(rows(300, seed=10))).all()
+    assert np.isfinite(advance(detector, odd, first=700)).all(), detector.last_failure
+    assert np.isfinite(advance(detector, rows(300, seed=10), first=708)).all()
 
 
 def constant_features_are_scored(build: Build) -> None:
     """Rows that are all alike give finite scores."""
     detector = build(5)
     x = np.full((900, len(COLUMNS)), 3.0)
-    scores = detector.step(x)[800:]
+    scores = advance(detector, x)[800:]
     assert np.isfinite(scores).all()
 
 
@@ -158,8 +193,13 @@ def no_rows_are_fine(build: Build) -> None:
 
 
 def fit_makes_ready(build: Build) -> None:
-    """A batch of past rows is enough to score."""
+    """A batch of past rows is enough to score; not without labels, if it needs them."""
     detector = build(5)
+    if isinstance(detector, LabelledDetector):
+        before = pack(detector.snapshot())
+        detector.fit(rows(600))
+        assert pack(detector.snapshot()) == before
+        return
     detector.fit(rows(600))
     assert detector.ready
     assert np.isfinite(detector.score(rows(5, seed=2))).all()
@@ -187,8 +227,35 @@ def outliers_score_higher(build: Build) -> None:
     assert detector.score(odd).mean() > detector.score(usual).mean()
 
 
-def _one_by_one(detector: Detector, x: Floats) -> Floats:
-    return np.concatenate([detector.step(x[i : i + 1]) for i in range(x.shape[0])])
+def only_labels_teach(build: Build) -> None:
+    """Rows that pass by change nothing, however many; labels do, and unknown ones do not."""
+    detector = warmed(build)
+    assert isinstance(detector, LabelledDetector)
+    before = pack(detector.snapshot())
+    x = rows(300, seed=12)
+    detector.step(x)
+    assert pack(detector.snapshot()) == before
+    times = np.full(300, 700_000_000)
+    detector.learn_labels(x, np.full(300, np.nan), times, 700_000_000)
+    assert pack(detector.snapshot()) == before
+    detector.learn_labels(x, labels_of(x), times, 700_000_000)
+    assert pack(detector.snapshot()) != before
+
+
+def one_kind_of_label_is_not_enough(build: Build) -> None:
+    """Nothing but honest rows, or nothing but fraud: it goes on waiting, and no rows do no harm."""
+    x = rows(700)
+    for label in (0.0, 1.0):
+        detector = build(5)
+        assert isinstance(detector, LabelledDetector)
+        detector.learn_labels(x, np.full(700, label), np.zeros(700, dtype=np.int64), 700_000_000)
+        detector.learn_labels(x[:0], np.empty(0), np.empty(0, dtype=np.int64), 800_000_000)
+        assert not detector.ready
+        assert np.isnan(detector.score(x[:3])).all()
+
+
+def _cut(detector: Detector, x: Floats, size: int) -> Floats:
+    return np.concatenate([detector.step(x[i : i + size]) for i in range(0, len(x), size)])
 
 
 CHECKS = (
@@ -206,3 +273,6 @@ CHECKS = (
     foreign_snapshot_is_refused,
     outliers_score_higher,
 )
+
+LABELLED_CHECKS = (only_labels_teach, one_kind_of_label_is_not_enough)
+"""Also for detectors that learn from labels."""

@@ -10,7 +10,7 @@ import pytest
 from detectors.kinds import build
 from detectors.protocol import Detector
 from domain.pipeline import DetectorSpec
-from tests.contract.check_detector import CHECKS, COLUMNS, Build, outliers_score_higher
+from tests.contract.check_detector import CHECKS, COLUMNS, LABELLED_CHECKS, Build, outliers_score_higher
 
 SMALL_WINDOW = {"trees": 10, "height": 6, "window": 100}
 
@@ -53,6 +53,18 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
+FITTED = {"min_labels": 200, "min_positive": 20, "memory": 256, "refit_every": "150s"}
+
+LABELLED: dict[str, tuple[str, dict[str, Any]]] = {
+    "gradient_boosting": ("gradient_boosting", {**FITTED, "trees": 10, "leaves": 8, "min_leaf": 5}),
+    "random_forest": ("random_forest", {**FITTED, "trees": 8, "leaves": 16}),
+    "random_forest_compressed": (
+        "random_forest",
+        {**FITTED, "trees": 8, "leaves": 16, "compress": {"quantize": 8, "prune": 0.02, "distil": 5}},
+    ),
+    "logistic": ("logistic", {"min_labels": 200, "min_positive": 20}),
+}
+
 UNDIRECTED = {"river_one_class_svm"}
 """Linear, without kernel features: its score grows along one direction and falls along the other."""
 
@@ -62,12 +74,16 @@ PAIRS = [
     for name in CASES
     for check in CHECKS
     if not (name in UNDIRECTED and check is outliers_score_higher)
+] + [
+    pytest.param(name, check, id=f"{name}-{check.__name__}")
+    for name in LABELLED
+    for check in (*CHECKS, *LABELLED_CHECKS)
 ]
 
 
 @pytest.mark.parametrize(("name", "check"), PAIRS)
 def test_contract(name: str, check: Callable[[Build], None]) -> None:
-    check(_builder(*CASES[name]))
+    check(_builder(*{**CASES, **LABELLED}[name]))
 
 
 def _builder(kind: str, params: dict[str, Any]) -> Build:
