@@ -43,13 +43,15 @@ def with_vectors(scene: Scene, labels: list[JoinedLabel]) -> list[JoinedLabel]:
 
 
 @pytest.mark.slow
-def test_what_was_learned_survives_kills_to_the_bit(scene: Scene) -> None:
+@pytest.mark.parametrize("snapshot_seconds", [0.3, 3_600.0], ids=["snapshots", "from the log alone"])
+def test_what_was_learned_survives_kills_to_the_bit(scene: Scene, snapshot_seconds: float) -> None:
     send_labels(scene, list(with_vectors(scene, labels_of(2_500))))
     scene.send(events(EVENTS))
     reader = scene.reader()
-    worker = scene.worker(max_batch=50, flush_seconds=0.05, snapshot_seconds=0.3)
-    for point in ("after_produce", "after_send_offsets", "after_commit", "before_flush", "after_flush"):
-        worker.start(KillAt(point, visit=5))
+    worker = scene.worker(max_batch=50, flush_seconds=0.05, snapshot_seconds=snapshot_seconds)
+    # the second worker sees labels learned by the first, and dies in the fourth hour
+    for point, visit in (("after_send_offsets", 15), ("after_commit", 25)):
+        worker.start(KillAt(point, visit=visit))
         assert worker.wait(60) == -9, worker.tail()
         assert len(reader.messages) < EVENTS, "the worker was done before it could be killed"
     worker.start()
