@@ -11,10 +11,20 @@ from msgspec import Meta
 
 from detectors.half_space_trees import HalfSpaceTrees
 from detectors.isolation_forest import IsolationForest
+from detectors.one_class_svm import OneClassSVM
+from detectors.online_isolation_forest import OnlineIsolationForest
 from detectors.protocol import Detector
 from domain.pipeline import DetectorSpec
 
-__all__ = ["PARAMS", "HalfSpaceTreesParams", "IsolationForestParams", "RiverParams", "build"]
+__all__ = [
+    "PARAMS",
+    "HalfSpaceTreesParams",
+    "IsolationForestParams",
+    "OneClassSVMParams",
+    "OnlineIsolationForestParams",
+    "RiverParams",
+    "build",
+]
 
 
 class _Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,6 +57,34 @@ class IsolationForestParams(_Params, frozen=True, kw_only=True):
     max_features: Annotated[float, Meta(gt=0, le=1)] = 1.0
 
 
+class OnlineIsolationForestParams(_Params, frozen=True, kw_only=True):
+    """Parameters of ``online_isolation_forest``; see
+    :class:`detectors.online_isolation_forest.OnlineIsolationForest`.
+    """
+
+    trees: Annotated[int, Meta(ge=1, le=500)] = 32
+    window: Annotated[int, Meta(ge=16, le=65_536)] = 2048
+    leaf: Annotated[int, Meta(ge=4, le=512)] = 32
+    warm_up: Annotated[int, Meta(ge=8, le=1024)] = 256
+
+    def __post_init__(self) -> None:
+        for name in ("window", "warm_up"):
+            if getattr(self, name) < 2 * self.leaf:
+                raise ValueError(
+                    f"{name} must be at least twice leaf ({2 * self.leaf}): no leaf is cut before"
+                )
+
+
+class OneClassSVMParams(_Params, frozen=True, kw_only=True):
+    """Parameters of ``one_class_svm``; see :class:`detectors.one_class_svm.OneClassSVM`."""
+
+    nu: Annotated[float, Meta(ge=0.001, le=1)] = 0.1
+    gamma: Annotated[float, Meta(gt=0, le=1000)] | None = None
+    components: Annotated[int, Meta(ge=8, le=1024)] = 128
+    memory: Annotated[int, Meta(ge=100, le=10_000_000)] = 20_000
+    warm_up: Annotated[int, Meta(ge=100, le=1024)] = 500
+
+
 class RiverParams(_Params, frozen=True, kw_only=True):
     """Parameters of ``river``; see :class:`detectors.river_adapter.RiverDetector`."""
 
@@ -60,6 +98,8 @@ class RiverParams(_Params, frozen=True, kw_only=True):
 PARAMS: Mapping[str, type[msgspec.Struct]] = {
     "half_space_trees": HalfSpaceTreesParams,
     "isolation_forest": IsolationForestParams,
+    "one_class_svm": OneClassSVMParams,
+    "online_isolation_forest": OnlineIsolationForestParams,
     "river": RiverParams,
 }
 """The parameters of each kind, as the pipeline file is checked against them."""
@@ -91,6 +131,10 @@ def _maker(kind: str) -> Any:
         return HalfSpaceTrees
     if kind == "isolation_forest":
         return IsolationForest
+    if kind == "one_class_svm":
+        return OneClassSVM
+    if kind == "online_isolation_forest":
+        return OnlineIsolationForest
     # loading River takes a second, and few pipelines use it
     from detectors.river_adapter import RiverDetector
 

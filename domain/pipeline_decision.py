@@ -19,10 +19,7 @@ Kinds = Mapping[str, type[msgspec.Struct]]
 
 _EXAMPLE = "hst: {kind: half_space_trees, trees: 25, height: 8, window: 250}"
 _LABELS = "Detectors that learn from labels are not built yet; use half_space_trees or isolation_forest."
-_NOT_BUILT_KINDS = {
-    "gradient_boosting": _LABELS,
-    "one_class_svm": "Use isolation_forest.",
-}
+_NOT_BUILT_KINDS = {"gradient_boosting": _LABELS}
 
 
 def read_detectors(top: Section, declared: list[str], kinds: Kinds | None) -> list[DetectorSpec]:
