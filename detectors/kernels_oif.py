@@ -28,9 +28,9 @@ Int32s = npt.NDArray[np.int32]
 @compiled
 def _unit(draws: Ints, tree: int, seed: np.uint64) -> float:
     """The next random number in [0, 1) of a tree: a function of seed, tree and how many it has drawn."""
-    index = (np.uint64(tree) << np.uint64(40)) + np.uint64(draws[tree])
+    index = (np.uint64(tree + 1) << np.uint64(40)) + np.uint64(draws[tree])
     draws[tree] += 1
-    return float(mix(seed, index) >> np.uint64(11)) * 2.0**-53
+    return np.float64(mix(seed, index) >> np.uint64(11)) * 2.0**-53
 
 
 @compiled
@@ -41,7 +41,7 @@ def _depth(row: Floats, feature: Int32s, cut: Floats, size: Int32s, depth_of: Fl
     while feature[node] >= 0:
         node = 2 * node + (2 if row[feature[node]] >= cut[node] else 1)
         depth += 1
-    return depth + depth_of[size[node]]
+    return depth + float(depth_of[size[node]])
 
 
 @compiled

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from detectors.entity_profile import EntityProfile, Profile
 from detectors.half_space_trees import HalfSpaceTrees
 from detectors.isolation_forest import IsolationForest
 from detectors.one_class_svm import OneClassSVM
@@ -18,6 +19,7 @@ from domain.pipeline import DetectorSpec
 
 __all__ = [
     "PARAMS",
+    "EntityProfileParams",
     "HalfSpaceTreesParams",
     "IsolationForestParams",
     "OneClassSVMParams",
@@ -85,6 +87,18 @@ class OneClassSVMParams(_Params, frozen=True, kw_only=True):
     warm_up: Annotated[int, Meta(ge=100, le=1024)] = 500
 
 
+class EntityProfileParams(_Params, frozen=True, kw_only=True):
+    """Parameters of ``entity_profile``; see :class:`detectors.entity_profile.EntityProfile`."""
+
+    profiles: Annotated[tuple[Profile, ...], Meta(min_length=1, max_length=32)]
+    prior: Annotated[float, Meta(gt=0, le=1000)] = 5.0
+    warm_up: Annotated[int, Meta(ge=10, le=1024)] = 500
+
+    def named_features(self) -> list[tuple[str, str]]:
+        """Parameter and feature, for each feature it names: the pipeline file is checked against them."""
+        return [("profiles", name) for profile in self.profiles for name in profile.named()]
+
+
 class RiverParams(_Params, frozen=True, kw_only=True):
     """Parameters of ``river``; see :class:`detectors.river_adapter.RiverDetector`."""
 
@@ -96,6 +110,7 @@ class RiverParams(_Params, frozen=True, kw_only=True):
 
 
 PARAMS: Mapping[str, type[msgspec.Struct]] = {
+    "entity_profile": EntityProfileParams,
     "half_space_trees": HalfSpaceTreesParams,
     "isolation_forest": IsolationForestParams,
     "one_class_svm": OneClassSVMParams,
@@ -127,6 +142,8 @@ def build(spec: DetectorSpec, feature_names: Sequence[str], seed: int) -> Detect
 
 
 def _maker(kind: str) -> Any:
+    if kind == "entity_profile":
+        return EntityProfile
     if kind == "half_space_trees":
         return HalfSpaceTrees
     if kind == "isolation_forest":
