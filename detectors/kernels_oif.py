@@ -1,7 +1,8 @@
 """Compiled growing, forgetting and scoring of online isolation trees.
 
 A tree of at most D levels of cuts lies in one row of arrays: the children of node i are 2i+1 and 2i+2, and a
-leaf has feature -1. What lies below a leaf is stale and is written anew when the leaf is cut.
+leaf has feature -1. What lies below a leaf is stale and is written anew when the leaf is cut. Only leaves keep
+their box (``low`` to ``high``) up to date; joined again, they give it to their parent.
 
 When a leaf is cut, the rows in it are not looked up again; they are spread over the two halves as if they
 lay evenly in its box (the paper). We go one step further and remember them as *ghosts*: a row that is older
@@ -34,14 +35,19 @@ def _unit(draws: Ints, tree: int, seed: np.uint64) -> float:
 
 
 @compiled
-def _depth(row: Floats, feature: Int32s, cut: Floats, size: Int32s, depth_of: Floats) -> float:
-    """Depth of the leaf of ``row`` in one tree, and how much deeper its rows could be cut."""
-    node = 0
-    depth = 0
-    while feature[node] >= 0:
-        node = 2 * node + (2 if row[feature[node]] >= cut[node] else 1)
-        depth += 1
-    return depth + float(depth_of[size[node]])
+def _score(row: Floats, feature: Int32s, cut: Floats, size: Int32s, depth_of: Floats) -> float:
+    """2 to the power of minus the mean depth of ``row``, in units of the depth expected for all rows.
+
+    A leaf counts as deeper by as much as its rows could still be cut.
+    """
+    total = 0.0
+    for tree in range(feature.shape[0]):
+        node = 0
+        while feature[tree, node] >= 0:
+            node = 2 * node + (2 if row[feature[tree, node]] >= cut[tree, node] else 1)
+            total += 1.0
+        total += depth_of[size[tree, node]]
+    return float(2.0 ** (-total / (feature.shape[0] * depth_of[size[0, 0]])))
 
 
 @compiled
@@ -60,46 +66,45 @@ def _split(
     seed: np.uint64,
 ) -> None:
     """Cut a leaf at a random place of a random feature that varies in it; leave it when none does."""
-    columns = low.shape[1]
+    columns = low.shape[2]
     varying = 0
     for j in range(columns):
-        varying += high[node, j] > low[node, j]
+        varying += high[tree, node, j] > low[tree, node, j]
     if varying == 0:
         return
     chosen = int(_unit(draws, tree, seed) * varying)
     column = 0
     for j in range(columns):
-        if high[node, j] > low[node, j]:
+        if high[tree, node, j] > low[tree, node, j]:
             if chosen == 0:
                 column = j
                 break
             chosen -= 1
     share = _unit(draws, tree, seed)
-    at = low[node, column] + share * (high[node, column] - low[node, column])
+    at = low[tree, node, column] + share * (high[tree, node, column] - low[tree, node, column])
     left = 2 * node + 1
     right = left + 1
     for child in (left, right):
-        feature[child] = -1
+        feature[tree, child] = -1
         for j in range(columns):
-            low[child, j] = low[node, j]
-            high[child, j] = high[node, j]
-    high[left, column] = at
-    low[right, column] = at
-    below = int(share * size[node] + _unit(draws, tree, seed))
-    size[left] = below
-    size[right] = size[node] - below
-    ghosts[left] = size[left]
-    ghosts[right] = size[right]
-    feature[node] = column
-    cut[node] = at
-    births[node] = born
+            low[tree, child, j] = low[tree, node, j]
+            high[tree, child, j] = high[tree, node, j]
+    high[tree, left, column] = at
+    low[tree, right, column] = at
+    below = int(share * size[tree, node] + _unit(draws, tree, seed))
+    size[tree, left] = below
+    size[tree, right] = size[tree, node] - below
+    ghosts[tree, left] = size[tree, left]
+    ghosts[tree, right] = size[tree, right]
+    feature[tree, node] = column
+    cut[tree, node] = at
+    births[tree, node] = born
 
 
 @compiled
 def _learn(
     row: Floats,
     index: int,
-    tree: int,
     leaf: int,
     feature: Int32s,
     cut: Floats,
@@ -111,56 +116,63 @@ def _learn(
     draws: Ints,
     seed: np.uint64,
 ) -> None:
-    """Count ``row`` along its way; cut its leaf when that has become full."""
-    node = 0
-    full = leaf  # leaf * 2**depth rows fill a leaf at that depth ...
-    worth = leaf  # ... and leaf * 4**depth must be less than all rows (depth below log4(rows / leaf))
-    while True:
-        size[node] += 1
+    """Count ``row`` along its way in each tree; cut its leaf when that has become full."""
+    for tree in range(feature.shape[0]):
+        node = 0
+        full = leaf  # leaf * 2**depth rows fill a leaf at that depth ...
+        worth = leaf  # ... and leaf * 4**depth must be less than all rows (depth below log4(rows / leaf))
+        size[tree, 0] += 1
+        while feature[tree, node] >= 0:
+            node = 2 * node + (2 if row[feature[tree, node]] >= cut[tree, node] else 1)
+            size[tree, node] += 1
+            full *= 2
+            worth *= 4
         for j in range(row.shape[0]):
-            low[node, j] = min(low[node, j], row[j])
-            high[node, j] = max(high[node, j], row[j])
-        if feature[node] < 0:
-            if size[node] >= full and worth < size[0]:
-                _split(node, index + 1, tree, feature, cut, size, ghosts, births, low, high, draws, seed)
-            return
-        node = 2 * node + (2 if row[feature[node]] >= cut[node] else 1)
-        full *= 2
-        worth *= 4
+            if row[j] < low[tree, node, j]:
+                low[tree, node, j] = row[j]
+            if row[j] > high[tree, node, j]:
+                high[tree, node, j] = row[j]
+        if size[tree, node] >= full and worth < size[tree, 0]:
+            _split(node, index + 1, tree, feature, cut, size, ghosts, births, low, high, draws, seed)
 
 
 @compiled
 def _forget(
     row: Floats,
     index: int,
-    tree: int,
     leaf: int,
     feature: Int32s,
     cut: Floats,
     size: Int32s,
     ghosts: Int32s,
     births: Ints,
+    low: Floats,
+    high: Floats,
     draws: Ints,
     seed: np.uint64,
 ) -> None:
-    """Take the row with number ``index`` out again; a node that has become too small is a leaf again."""
-    node = 0
-    full = leaf
-    while True:
-        size[node] -= 1
-        if feature[node] < 0:
-            return
-        if size[node] < full:
-            feature[node] = -1
-            return
-        left = 2 * node + 1
-        if index >= births[node]:
-            node = left + (row[feature[node]] >= cut[node])
-        else:
-            among = ghosts[left] + ghosts[left + 1]
-            node = left + (_unit(draws, tree, seed) * among >= ghosts[left])
-            ghosts[node] -= 1
-        full *= 2
+    """Take the row with number ``index`` out of each tree; a node that has become too small is a leaf again."""
+    for tree in range(feature.shape[0]):
+        node = 0
+        full = leaf
+        size[tree, 0] -= 1
+        while feature[tree, node] >= 0:
+            left = 2 * node + 1
+            if size[tree, node] < full:
+                # both halves are leaves, as they hold fewer rows still and would need twice as many
+                feature[tree, node] = -1
+                for j in range(row.shape[0]):
+                    low[tree, node, j] = min(low[tree, left, j], low[tree, left + 1, j])
+                    high[tree, node, j] = max(high[tree, left, j], high[tree, left + 1, j])
+                break
+            if index >= births[tree, node]:
+                node = left + (row[feature[tree, node]] >= cut[tree, node])
+            else:
+                among = ghosts[tree, left] + ghosts[tree, left + 1]
+                node = left + (_unit(draws, tree, seed) * among >= ghosts[tree, left])
+                ghosts[tree, node] -= 1
+            size[tree, node] -= 1
+            full *= 2
 
 
 @compiled
@@ -175,14 +187,10 @@ def score_rows(
     out: Floats,
 ) -> None:
     """Write to out[i] the anomaly score of x[i]; nothing is learned."""
-    trees = feature.shape[0]
     row = np.empty(x.shape[1])
     for i in range(x.shape[0]):
         squash_row(x[i], center, scale, row)
-        total = 0.0
-        for t in range(trees):
-            total += _depth(row, feature[t], cut[t], size[t], depth_of)
-        out[i] = 2.0 ** (-total / (trees * depth_of[size[0, 0]]))
+        out[i] = _score(row, feature, cut, size, depth_of)
 
 
 @compiled
@@ -210,47 +218,15 @@ def step_rows(
 
     ``learned`` rows came before; row number r is kept in window[r % len(window)].
     """
-    trees = feature.shape[0]
     length = window.shape[0]
     row = np.empty(x.shape[1])
     for i in range(x.shape[0]):
         squash_row(x[i], center, scale, row)
-        total = 0.0
+        if score:
+            out[i] = _score(row, feature, cut, size, depth_of)
         index = learned + i
         kept = window[index % length]
-        for t in range(trees):
-            if score:
-                total += _depth(row, feature[t], cut[t], size[t], depth_of)
-        if score:
-            out[i] = 2.0 ** (-total / (trees * depth_of[size[0, 0]]))
-        for t in range(trees):
-            _learn(
-                row,
-                index,
-                t,
-                leaf,
-                feature[t],
-                cut[t],
-                size[t],
-                ghosts[t],
-                births[t],
-                low[t],
-                high[t],
-                draws,
-                seed,
-            )
-            if index >= length:
-                _forget(
-                    kept,
-                    index - length,
-                    t,
-                    leaf,
-                    feature[t],
-                    cut[t],
-                    size[t],
-                    ghosts[t],
-                    births[t],
-                    draws,
-                    seed,
-                )
+        _learn(row, index, leaf, feature, cut, size, ghosts, births, low, high, draws, seed)
+        if index >= length:
+            _forget(kept, index - length, leaf, feature, cut, size, ghosts, births, low, high, draws, seed)
         kept[:] = row

@@ -52,7 +52,7 @@ def test_steps_are_those_of_the_objective() -> None:
     first = x[:200]
     center = np.median(first, axis=0)
     scale = np.subtract(*np.quantile(first, (0.75, 0.25), axis=0)) / 1.3489795003921634
-    weights, rho, expected = np.zeros(32), 0.0, []
+    weights, rho, expected = np.zeros(32), np.float64(0.0), []
     for t, row in enumerate(np.concatenate([np.tile(first, (5, 1)), x[200:]])):
         z = (row - center) / scale
         far = np.abs(z) > 1.0
