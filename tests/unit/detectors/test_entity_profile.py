@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from detectors.entity_profile import EntityProfile, Profile
+from detectors.kinds import PARAMS, build
 from domain.batch import Floats
+from domain.errors import PipelineInvalid
+from domain.pipeline_file import parse_pipeline
 
 NAMES = ("amount", "mean", "std", "count")
 ALL = Profile(value="amount", mean="mean", std="std", count="count")
@@ -87,6 +90,32 @@ def test_extremes_stay_finite() -> None:
         detector = EntityProfile(NAMES, seed=1, profiles=(ALL,))
         detector.step(fed)
         assert np.isfinite(detector.score(rows)).all()
+
+
+def test_the_pipeline_file_is_checked_for_the_features_it_names() -> None:
+    text = """
+pipeline: p
+event:
+  id: id
+  time: at
+  key: who
+  fields: {id: {type: string}, at: {type: timestamp}, who: {type: string}, amount: {type: number}}
+features:
+  amount: {value: amount}
+  mean: {entity: who, aggregate: mean, of: amount, window: 1d, include_current: false}
+  std: {entity: who, aggregate: std, of: amount, window: 1d, include_current: false}
+detectors:
+  own: {kind: entity_profile, profiles: [{value: amount, mean: mean, std: std}]}
+decision: {review: {budget: 0.01}}
+"""
+    [spec] = parse_pipeline(text, "p.yaml", kinds=PARAMS).detectors
+    assert build(spec, ("amount", "mean", "std"), 1).abstains_because == "warming up: needs 500 events"
+    with pytest.raises(PipelineInvalid) as caught:
+        parse_pipeline(text.replace("std: std", "std: sdt"), "p.yaml", kinds=PARAMS)
+    [problem] = caught.value.problems
+    assert (problem.path, problem.line) == ("detectors.own.profiles", 13)
+    assert "'sdt'" in problem.reason
+    assert "'std'" in problem.remedy
 
 
 def test_mistakes_are_named() -> None:

@@ -52,19 +52,19 @@ def test_steps_are_those_of_the_objective() -> None:
     first = x[:200]
     center = np.median(first, axis=0)
     scale = np.subtract(*np.quantile(first, (0.75, 0.25), axis=0)) / 1.3489795003921634
-    weights, rho, expected = np.zeros(32), np.float64(0.0), []
+    weights, rho, expected = np.zeros(32), 0.0, []
     for t, row in enumerate(np.concatenate([np.tile(first, (5, 1)), x[200:]])):
         z = (row - center) / scale
         far = np.abs(z) > 1.0
         power = np.floor(np.log2(np.abs(z)))
         z = np.where(far, np.sign(z) * (power + np.abs(z) / 2.0**power), z)
         lifted = np.concatenate([np.cos(z @ frequencies), np.sin(z @ frequencies)]) / 4.0
-        margin = weights @ lifted
+        margin = float(weights @ lifted)
         expected.append(rho - margin)
         rate = 1.0 / (50.0 + t)
-        outside = margin < rho
-        weights = (1.0 - rate) * weights + outside * rate / 0.2 * lifted
-        rho += rate * (1.0 - outside / 0.2)
+        outside = bool(margin < rho)
+        weights = (1.0 - rate) * weights + (rate / 0.2 * lifted if outside else 0.0)
+        rho += rate * (1.0 - float(outside) / 0.2)
     np.testing.assert_allclose(scores[200:], expected[1000:], rtol=0, atol=1e-9)
     np.testing.assert_allclose(state["weights"], weights, rtol=0, atol=1e-9)
 

@@ -22,6 +22,10 @@ from tests.unit.domain.samples import EXAMPLES, PAYMENTS, payments
 class Trees(msgspec.Struct, forbid_unknown_fields=True):
     trees: Annotated[int, msgspec.Meta(ge=1, le=500)] = 25
     limits: dict[str, float] | None = None
+    pairs: list[str] = []
+
+    def named_features(self) -> list[tuple[str, str]]:
+        return [("pairs", name) for name in self.pairs]
 
     def __post_init__(self) -> None:
         if self.trees == 13:
@@ -219,6 +223,8 @@ X, HST = "a feature x instead of the last one", "one more key for the detector"
         (HST, "limits: {a: x}", "hst.limits", "float"),
         (HST, "trees: 13", "hst", "unlucky"),
         (HST, "features: [amuont]", "hst.features", "not a feature"),
+        (HST, "pairs: [amuont]", "hst.pairs", "'amuont' is not a feature this detector sees"),
+        (HST, "features: [shop_count], pairs: [amount]", "hst.pairs", "not a feature this detector sees"),
         ("{kind: half_space_trees}", "{kind: gradient_boosting}", "detectors.hst.kind", "not built"),
         (HST, "needs: labels", "hst.needs", "not built"),
         ("  hst: {kind: half_space_trees}\n", "  {}\n", "detectors", "is empty"),
