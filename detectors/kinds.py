@@ -80,7 +80,7 @@ class OnlineIsolationForestParams(_Params, frozen=True, kw_only=True):
 class OneClassSVMParams(_Params, frozen=True, kw_only=True):
     """Parameters of ``one_class_svm``; see :class:`detectors.one_class_svm.OneClassSVM`."""
 
-    nu: Annotated[float, Meta(ge=0.001, le=1)] = 0.1
+    nu: Annotated[float, Meta(ge=0.001, le=1)] = 0.5
     gamma: Annotated[float, Meta(gt=0, le=1000)] | None = None
     components: Annotated[int, Meta(ge=8, le=1024)] = 128
     memory: Annotated[int, Meta(ge=100, le=10_000_000)] = 20_000

@@ -1,9 +1,12 @@
 """One-class support vector machine, learned row by row on random Fourier features.
 
 The boundary is that of Schölkopf, Platt, Shawe-Taylor, Smola, Williamson, "Estimating the support of a
-high-dimensional distribution", Neural Computation 13(7), 2001, with a Gaussian kernel. The kernel is replaced
-by the random features of Rahimi and Recht (NIPS 2007), on which the machine is linear, and the objective is
-followed by stochastic gradient steps (Pegasos: Shalev-Shwartz, Singer, Srebro, Cotter, 2011).
+high-dimensional distribution", Neural Computation 13(7), 2001. The kernel is replaced by the random features
+of Rahimi and Recht (NIPS 2007), on which the machine is linear, and the objective is followed by stochastic
+gradient steps (Pegasos: Shalev-Shwartz, Singer, Srebro, Cotter, 2011).
+
+The kernel is the rational quadratic one, 1 / (1 + gamma |a - b|^2): Gaussians of all widths, mixed. A single
+Gaussian must be as wide as the data, or rows far away from it all look alike; this one needs no such choice.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ class OneClassSVM(OnlineDetector):
     """A one-class support vector machine over the columns ``features``.
 
     nu          share of rows that may lie outside of the boundary
-    gamma       width of the kernel exp(-gamma |a - b|^2) on scaled rows; None: 1 / number of features
+    gamma       of the kernel 1 / (1 + gamma |a - b|^2) on scaled rows; None: 1 / number of features
     components  random frequencies, each a cosine and a sine; the kernel's error falls with their square root
     memory      rows over which it forgets; the step size does not fall below 1 / memory
     warm_up     rows before it scores; they give the first scale and are then learned
@@ -45,7 +48,7 @@ class OneClassSVM(OnlineDetector):
         features: Sequence[str],
         *,
         seed: int,
-        nu: float = 0.1,
+        nu: float = 0.5,
         gamma: float | None = None,
         components: int = 128,
         memory: int = 20_000,
@@ -56,8 +59,10 @@ class OneClassSVM(OnlineDetector):
         identity = [list(features), seed, nu, gamma, components, memory, warm_up]
         super().__init__("one_class_svm", warm_up, identity)
         width = len(features)
-        spread = np.sqrt(2.0 / width if gamma is None else 2.0 * gamma)
-        self._frequencies = np.random.default_rng(seed).normal(scale=spread, size=(width, components))
+        rng = np.random.default_rng(seed)
+        # frequencies of one Gaussian are normal; the widths of the mixture are exponential
+        spread = np.sqrt(2.0 * (1.0 / width if gamma is None else gamma) * rng.exponential(size=components))
+        self._frequencies = rng.normal(size=(width, components)) * spread
         self._nu = nu
         self._start = 10.0 / nu  # the first step moves the boundary by a tenth at most
         self._memory = max(float(memory), self._start)

@@ -42,13 +42,23 @@ def test_it_forgets() -> None:
     assert after < -0.05
 
 
+def test_frequencies_are_those_of_the_kernel() -> None:
+    """The mean product of lifted rows is 1 / (1 + gamma |a - b|^2)."""
+    frequencies = OneClassSVM(NAMES, seed=5, gamma=0.7, components=20_000)._frequencies
+    for a in ([0.3, 0.0], [1.0, -2.0], [10.0, 10.0]):
+        kernel = 1.0 / (1.0 + 0.7 * np.dot(a, a))
+        assert np.cos(np.array(a) @ frequencies).mean() == pytest.approx(kernel, abs=0.02)
+
+
 def test_steps_are_those_of_the_objective() -> None:
     """Against the same steps written in plain numpy."""
     x = ring(900, 8)
     detector = OneClassSVM(NAMES, seed=4, nu=0.2, components=16, warm_up=200)
     scores = detector.step(x)
     state = detector.snapshot().arrays
-    frequencies = np.random.default_rng(4).normal(scale=1.0, size=(2, 16))
+    rng = np.random.default_rng(4)
+    widths = np.sqrt(rng.exponential(size=16))
+    frequencies = rng.normal(size=(2, 16)) * widths
     first = x[:200]
     center = np.median(first, axis=0)
     scale = np.subtract(*np.quantile(first, (0.75, 0.25), axis=0)) / 1.3489795003921634
