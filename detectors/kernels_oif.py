@@ -212,14 +212,16 @@ def step_rows(
     seed: np.uint64,
     depth_of: Floats,
     score: bool,
+    forget: bool,
     out: Floats,
 ) -> None:
-    """Score each row of ``x`` (only when ``score``), learn it, and forget the one that leaves the window.
+    """Score each row of ``x`` (only when ``score``), learn it, and ``forget`` the one that leaves the window.
 
-    ``learned`` rows came before; row number r is kept in window[r % len(window)].
+    ``learned`` rows came before; row number r is kept, unscaled, in window[r % len(window)].
     """
     length = window.shape[0]
     row = np.empty(x.shape[1])
+    old = np.empty(x.shape[1])
     for i in range(x.shape[0]):
         squash_row(x[i], center, scale, row)
         if score:
@@ -227,6 +229,7 @@ def step_rows(
         index = learned + i
         kept = window[index % length]
         _learn(row, index, leaf, feature, cut, size, ghosts, births, low, high, draws, seed)
-        if index >= length:
-            _forget(kept, index - length, leaf, feature, cut, size, ghosts, births, low, high, draws, seed)
-        kept[:] = row
+        if forget and index >= length:
+            squash_row(kept, center, scale, old)
+            _forget(old, index - length, leaf, feature, cut, size, ghosts, births, low, high, draws, seed)
+        kept[:] = x[i]

@@ -38,9 +38,9 @@ class OneClassSVM(OnlineDetector):
     memory      rows over which it forgets; the step size does not fall below 1 / memory
     warm_up     rows before it scores; they give the first scale and are then learned
 
-    Values are scaled by median and interquartile range of recent rows and compressed far out
-    (:mod:`detectors.scaling`); a missing value lies at the median. The score is the distance by which the row
-    lies outside of the boundary, in units of the kernel: negative inside.
+    Values are scaled by median and interquartile range and compressed far out (:mod:`detectors.scaling`; a new
+    scale is taken over only when the old one is far off); a missing value lies at the median. The score is the
+    distance by which the row lies outside of the boundary, in units of the kernel: negative inside.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class OneClassSVM(OnlineDetector):
         self._nu = nu
         self._start = 10.0 / nu  # the first step moves the boundary by a tenth at most
         self._memory = max(float(memory), self._start)
-        self._scale = RobustScale(width, seed, warm_up)
+        self._scale = RobustScale(width, seed, warm_up, anchored=True, horizon=memory)
         self._weights = np.zeros(2 * components)
         self._rho = np.zeros(1)
 

@@ -30,11 +30,11 @@ class OnlineIsolationForest(OnlineDetector):
     leaf     rows in a leaf at depth 0 before it is cut (the paper's eta)
     warm_up  rows before it scores, at least ``2 * leaf``; they give the first scale and are then learned
 
-    Values are scaled by median and interquartile range of recent rows and compressed far out
-    (:mod:`detectors.scaling`), so that no outlier stretches the boxes in which cuts are drawn; a missing value
-    lies at the median. Two departures from the authors' code: only features that vary in a leaf are cut, and
-    rows that were spread by guess when their leaf was cut leave again as what they were counted
-    (:mod:`detectors.kernels_oif`).
+    Values are scaled by median and interquartile range and compressed far out (:mod:`detectors.scaling`), so
+    that no outlier stretches the boxes in which cuts are drawn; a missing value lies at the median. When the
+    scale has moved far, the trees are grown anew from the window. Two departures from the authors' code: only
+    features that vary in a leaf are cut, and rows that were spread by guess when their leaf was cut leave again
+    as what they were counted (:mod:`detectors.kernels_oif`).
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class OnlineIsolationForest(OnlineDetector):
         width = len(features)
         self._leaf = leaf
         self._seed = np.uint64(seed)
-        self._scale = RobustScale(width, seed, warm_up)
+        self._scale = RobustScale(width, seed, warm_up, anchored=True, horizon=window)
         nodes = 2 ** (_levels(window, leaf) + 1) - 1
         self._feature = np.full((trees, nodes), -1, dtype=np.int32)
         self._cut = np.zeros((trees, nodes))
@@ -97,16 +97,15 @@ class OnlineIsolationForest(OnlineDetector):
         while at < n:
             stop = min(n, at + self._scale.until_refresh())
             part = np.ascontiguousarray(x[at:stop])
-            if self.ready:
-                self._learn(part, True, out[at:stop])
-            self._scale.add(part)
             was_ready = self.ready
+            if was_ready:
+                self._learn(part, self._seen, True, out[at:stop])
+            rescaled = self._scale.add(part)
             self._seen += stop - at
             if self.ready and not was_ready:
-                past = self._scale.rows
-                self._seen = 0  # the rows of the warm-up are numbered from the first on
-                self._learn(past, False, np.empty(0))
-                self._seen = past.shape[0]
+                self._learn(self._scale.rows, 0, False, out[:0])
+            elif rescaled:
+                self._replant()
             at = stop
         return out
 
@@ -142,13 +141,27 @@ class OnlineIsolationForest(OnlineDetector):
             "window": self._rows,
         }
 
-    def _learn(self, x: Floats, score: bool, out: Floats) -> None:
+    def _replant(self) -> None:
+        """Grow all trees anew from the window: their cuts were made in coordinates that are no longer used."""
+        self._feature.fill(-1)
+        self._size.fill(0)
+        self._low.fill(np.inf)
+        self._high.fill(-np.inf)
+        length = self._rows.shape[0]
+        first = max(0, self._seen - length)
+        rows = np.roll(self._rows, -first, axis=0)[
+            : self._seen - first
+        ]  # oldest first; row r stands at r % length
+        # none is forgotten meanwhile: their numbers begin where the window's do
+        self._learn(rows, first, False, np.empty(0), forget=False)
+
+    def _learn(self, x: Floats, learned: int, score: bool, out: Floats, forget: bool = True) -> None:
         step_rows(
             x,
             self._scale.center,
             self._scale.scale,
             self._rows,
-            self._seen,
+            learned,
             self._leaf,
             self._feature,
             self._cut,
@@ -161,6 +174,7 @@ class OnlineIsolationForest(OnlineDetector):
             self._seed,
             self._depth_of,
             score,
+            forget,
             out,
         )
 

@@ -18,9 +18,12 @@ __all__ = ["CAPACITY", "RobustScale"]
 CAPACITY = 1024
 """Rows of the sample: the median is then known to about 0.04 of a standard deviation."""
 HORIZON = 20_000
-"""Mean age of the sampled rows: the same recent traffic that ranks are about."""
+"""Mean age of the sampled rows by default: the same recent traffic that ranks are about."""
 EVERY = 1024
 """Rows between two refreshes; at most a twentieth of the sample has changed meanwhile."""
+
+_FAR = 4.0
+"""An anchored scale stays until one is this many times wider or narrower, or a center this many scales off."""
 
 _LARGEST = 1e30
 _NORMAL_IQR = 1.3489795003921634  # of a standard normal distribution
@@ -34,13 +37,20 @@ class RobustScale:
     order) and refreshed at every multiple of 1,024 rows beyond. Missing values are left out; infinite ones
     count as ±1e30. The scale is the interquartile range in units of a standard deviation; where it is 0 (more
     than half of the values are alike) the mean distance from the median; where that is 0 too, 1.
+
+    ``horizon`` is the mean age of the sampled rows. With ``anchored`` a refresh is taken over only when some
+    column has moved far: for those who remember rows in scaled coordinates, in which every small correction
+    would be a drift.
     """
 
-    def __init__(self, columns: int, seed: int, first: int) -> None:
+    def __init__(
+        self, columns: int, seed: int, first: int, *, anchored: bool = False, horizon: int = HORIZON
+    ) -> None:
         if not 1 <= first <= CAPACITY:
             raise ValueError(f"the first scale comes after 1 to {CAPACITY} rows, not {first}")
         self._first = first
-        self._sample = Reservoir(CAPACITY, columns, seed, HORIZON)
+        self._anchored = anchored
+        self._sample = Reservoir(CAPACITY, columns, seed, horizon)
         self.center: Floats = np.zeros(columns)
         self.scale: Floats = np.ones(columns)
 
@@ -54,14 +64,26 @@ class RobustScale:
         seen = self._sample.seen
         return self._first - seen if seen < self._first else (seen // EVERY + 1) * EVERY - seen
 
-    def add(self, x: Floats) -> None:
-        """Take in at most :meth:`until_refresh` rows (float64[n, columns])."""
+    def add(self, x: Floats) -> bool:
+        """Take in at most :meth:`until_refresh` rows (float64[n, columns]); whether center or scale changed."""
         if x.shape[0] > self.until_refresh():
             raise ValueError(f"{x.shape[0]} rows reach beyond the next refresh")
+        if x.shape[0] == 0:
+            return False
         self._sample.add(x)
         seen = self._sample.seen
-        if seen == self._first or (seen > self._first and seen % EVERY == 0):
-            self.center, self.scale = _center_and_scale(self._sample.rows)
+        if seen != self._first and (seen < self._first or seen % EVERY):
+            return False
+        center, scale = _center_and_scale(self._sample.rows)
+        if self._anchored and seen > self._first and not self._far(center, scale):
+            return False
+        self.center, self.scale = center, scale
+        return True
+
+    def _far(self, center: Floats, scale: Floats) -> bool:
+        ratio = scale / self.scale
+        moved = np.abs(center - self.center) > _FAR * self.scale
+        return bool((moved | (ratio > _FAR) | (ratio < 1.0 / _FAR)).any())
 
     def snapshot(self) -> Arrays:
         """The sample, center and scale."""

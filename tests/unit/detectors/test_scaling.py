@@ -49,3 +49,21 @@ def test_rows_beyond_a_refresh_are_refused() -> None:
         scale.add(np.zeros((61, 1)))
     scale.add(np.zeros((60, 1)))
     assert scale.until_refresh() == 924
+
+
+def test_an_anchored_scale_moves_only_when_it_is_far_off() -> None:
+    rng = np.random.default_rng(2)
+    free, anchored = RobustScale(2, 1, 256), RobustScale(2, 1, 256, anchored=True, horizon=1024)
+    changes = {"free": 0, "anchored": 0}
+    first = None
+    for turn in range(24):
+        x = rng.normal(2.0 if turn < 12 else 12.0, 1.0, size=(256, 2))
+        x[:, 1] = 7.0
+        changes["free"] += free.add(x)
+        changes["anchored"] += anchored.add(x)
+        first = anchored.center.copy() if first is None else first
+        if turn < 12:
+            assert anchored.center.tolist() == first.tolist()
+    assert changes["free"] == 7
+    assert changes["anchored"] in (2, 3)
+    assert anchored.center[0] > 6.0
