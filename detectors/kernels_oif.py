@@ -21,7 +21,7 @@ from detectors.kernels_scaling import squash_row
 from domain.batch import Floats, Ints
 from domain.compiled import compiled
 
-__all__ = ["score_rows", "step_rows"]
+__all__ = ["replant", "score_rows", "step_rows"]
 
 Int32s = npt.NDArray[np.int32]
 
@@ -194,8 +194,62 @@ def score_rows(
 
 
 @compiled
+def _chosen(seen: int, length: int, memory: int, seed: np.uint64) -> bool:
+    """Whether row number ``seen`` of the stream is learned: the first ones are, then one in so many."""
+    among = min(seen + 1, memory)
+    unit = np.float64(mix(seed, np.uint64(seen)) >> np.uint64(11)) * 2.0**-53
+    return bool(unit * among < length)
+
+
+@compiled
 def step_rows(
     x: Floats,
+    center: Floats,
+    scale: Floats,
+    window: Floats,
+    seen: int,
+    learned: Ints,
+    memory: int,
+    leaf: int,
+    feature: Int32s,
+    cut: Floats,
+    size: Int32s,
+    ghosts: Int32s,
+    births: Ints,
+    low: Floats,
+    high: Floats,
+    draws: Ints,
+    seed: np.uint64,
+    depth_of: Floats,
+    score: bool,
+    out: Floats,
+) -> None:
+    """Score each row of ``x`` (only when ``score``); learn those that are chosen, and forget what leaves the window.
+
+    ``seen`` rows came before, ``learned[0]`` of them were learned; the one with number r among these is kept,
+    unscaled, in window[r % len(window)].
+    """
+    length = window.shape[0]
+    row = np.empty(x.shape[1])
+    old = np.empty(x.shape[1])
+    for i in range(x.shape[0]):
+        squash_row(x[i], center, scale, row)
+        if score:
+            out[i] = _score(row, feature, cut, size, depth_of)
+        if not _chosen(seen + i, length, memory, seed):
+            continue
+        index = learned[0]
+        learned[0] += 1
+        kept = window[index % length]
+        _learn(row, index, leaf, feature, cut, size, ghosts, births, low, high, draws, seed)
+        if index >= length:
+            squash_row(kept, center, scale, old)
+            _forget(old, index - length, leaf, feature, cut, size, ghosts, births, low, high, draws, seed)
+        kept[:] = x[i]
+
+
+@compiled
+def replant(
     center: Floats,
     scale: Floats,
     window: Floats,
@@ -210,26 +264,14 @@ def step_rows(
     high: Floats,
     draws: Ints,
     seed: np.uint64,
-    depth_of: Floats,
-    score: bool,
-    forget: bool,
-    out: Floats,
 ) -> None:
-    """Score each row of ``x`` (only when ``score``), learn it, and ``forget`` the one that leaves the window.
-
-    ``learned`` rows came before; row number r is kept, unscaled, in window[r % len(window)].
-    """
+    """Grow all trees anew from the window, oldest row first: their cuts were made in other coordinates."""
     length = window.shape[0]
-    row = np.empty(x.shape[1])
-    old = np.empty(x.shape[1])
-    for i in range(x.shape[0]):
-        squash_row(x[i], center, scale, row)
-        if score:
-            out[i] = _score(row, feature, cut, size, depth_of)
-        index = learned + i
-        kept = window[index % length]
+    feature[:] = -1
+    size[:] = 0
+    low[:] = np.inf
+    high[:] = -np.inf
+    row = np.empty(window.shape[1])
+    for index in range(max(0, learned - length), learned):
+        squash_row(window[index % length], center, scale, row)
         _learn(row, index, leaf, feature, cut, size, ghosts, births, low, high, draws, seed)
-        if forget and index >= length:
-            squash_row(kept, center, scale, old)
-            _forget(old, index - length, leaf, feature, cut, size, ghosts, births, low, high, draws, seed)
-        kept[:] = x[i]

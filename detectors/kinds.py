@@ -66,6 +66,7 @@ class OnlineIsolationForestParams(_Params, frozen=True, kw_only=True):
 
     trees: Annotated[int, Meta(ge=1, le=500)] = 32
     window: Annotated[int, Meta(ge=16, le=65_536)] = 2048
+    memory: Annotated[int, Meta(ge=16, le=10_000_000)] = 20_000
     leaf: Annotated[int, Meta(ge=4, le=512)] = 32
     warm_up: Annotated[int, Meta(ge=8, le=1024)] = 256
 

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from detectors.arrays import Arrays, child, merge
-from detectors.kernels_oif import score_rows, step_rows
+from detectors.kernels_oif import Int32s, replant, score_rows, step_rows
 from detectors.online import OnlineDetector, take_over
 from detectors.scaling import RobustScale
-from domain.batch import Floats
+from domain.batch import Floats, Ints
 
 __all__ = ["OnlineIsolationForest"]
 
@@ -26,7 +26,9 @@ class OnlineIsolationForest(OnlineDetector):
     """An online isolation forest over the columns ``features``.
 
     trees    number of trees
-    window   rows remembered: the newest ``window`` are in the trees, older ones are forgotten
+    window   rows remembered in the trees; the oldest is forgotten when a new one is learned
+    memory   rows of the stream over which the window is spread: of more than ``window``, only so many are
+             learned, at random; up to ``window``, all are, as in the paper
     leaf     rows in a leaf at depth 0 before it is cut (the paper's eta)
     warm_up  rows before it scores, at least ``2 * leaf``; they give the first scale and are then learned
 
@@ -44,6 +46,7 @@ class OnlineIsolationForest(OnlineDetector):
         seed: int,
         trees: int = 32,
         window: int = 2048,
+        memory: int = 20_000,
         leaf: int = 32,
         warm_up: int = 256,
     ) -> None:
@@ -54,12 +57,12 @@ class OnlineIsolationForest(OnlineDetector):
                 f"warm_up and window must be at least twice leaf ({2 * leaf}): no leaf is cut before"
             )
         super().__init__(
-            "online_isolation_forest", warm_up, [list(features), seed, trees, window, leaf, warm_up]
+            "online_isolation_forest", warm_up, [list(features), seed, trees, window, memory, leaf, warm_up]
         )
         width = len(features)
         self._leaf = leaf
         self._seed = np.uint64(seed)
-        self._scale = RobustScale(width, seed, warm_up, anchored=True, horizon=window)
+        self._scale = RobustScale(width, seed, warm_up, anchored=True, horizon=memory)
         nodes = 2 ** (_levels(window, leaf) + 1) - 1
         self._feature = np.full((trees, nodes), -1, dtype=np.int32)
         self._cut = np.zeros((trees, nodes))
@@ -70,6 +73,8 @@ class OnlineIsolationForest(OnlineDetector):
         self._high = np.full((trees, nodes, width), -np.inf)
         self._draws = np.zeros(trees, dtype=np.int64)
         self._rows = np.zeros((window, width))
+        self._learned = np.zeros(1, dtype=np.int64)
+        self._memory = max(memory, window)
         # how much deeper that many rows could be cut: log4(rows / leaf)
         self._depth_of = np.log(np.maximum(np.arange(window + 2), leaf) / leaf) / np.log(4.0)
 
@@ -105,7 +110,16 @@ class OnlineIsolationForest(OnlineDetector):
             if self.ready and not was_ready:
                 self._learn(self._scale.rows, 0, False, out[:0])
             elif rescaled:
-                self._replant()
+                replant(
+                    self._scale.center,
+                    self._scale.scale,
+                    self._rows,
+                    int(self._learned[0]),
+                    self._leaf,
+                    *self._trees(),
+                    self._draws,
+                    self._seed,
+                )
             at = stop
         return out
 
@@ -129,52 +143,29 @@ class OnlineIsolationForest(OnlineDetector):
         self._seen = seen
 
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:
-        return {
-            "feature": self._feature,
-            "cut": self._cut,
-            "size": self._size,
-            "ghosts": self._ghosts,
-            "births": self._births,
-            "low": self._low,
-            "high": self._high,
-            "draws": self._draws,
-            "window": self._rows,
-        }
+        names = ("feature", "cut", "size", "ghosts", "births", "low", "high")
+        trees: dict[str, npt.NDArray[Any]] = dict(zip(names, self._trees(), strict=True))
+        return {**trees, "draws": self._draws, "learned": self._learned, "window": self._rows}
 
-    def _replant(self) -> None:
-        """Grow all trees anew from the window: their cuts were made in coordinates that are no longer used."""
-        self._feature.fill(-1)
-        self._size.fill(0)
-        self._low.fill(np.inf)
-        self._high.fill(-np.inf)
-        length = self._rows.shape[0]
-        first = max(0, self._seen - length)
-        rows = np.roll(self._rows, -first, axis=0)[
-            : self._seen - first
-        ]  # oldest first; row r stands at r % length
-        # none is forgotten meanwhile: their numbers begin where the window's do
-        self._learn(rows, first, False, np.empty(0), forget=False)
+    def _trees(self) -> tuple[Int32s, Floats, Int32s, Int32s, Ints, Floats, Floats]:
+        """The arrays of the trees in the order in which the kernels take them."""
+        return self._feature, self._cut, self._size, self._ghosts, self._births, self._low, self._high
 
-    def _learn(self, x: Floats, learned: int, score: bool, out: Floats, forget: bool = True) -> None:
+    def _learn(self, x: Floats, seen: int, score: bool, out: Floats) -> None:
         step_rows(
             x,
             self._scale.center,
             self._scale.scale,
             self._rows,
-            learned,
+            seen,
+            self._learned,
+            self._memory,
             self._leaf,
-            self._feature,
-            self._cut,
-            self._size,
-            self._ghosts,
-            self._births,
-            self._low,
-            self._high,
+            *self._trees(),
             self._draws,
             self._seed,
             self._depth_of,
             score,
-            forget,
             out,
         )
 

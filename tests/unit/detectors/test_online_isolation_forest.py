@@ -18,7 +18,7 @@ def traffic(n: int, seed: int, shift: float = 0.0) -> Floats:
 
 
 def forest(seed: int = 1) -> OnlineIsolationForest:
-    return OnlineIsolationForest(NAMES, seed=seed, trees=12, window=512, leaf=8, warm_up=128)
+    return OnlineIsolationForest(NAMES, seed=seed, trees=12, window=512, memory=512, leaf=8, warm_up=128)
 
 
 def test_counts_are_those_of_the_window() -> None:
@@ -83,12 +83,12 @@ def test_trees_grow_anew_when_the_scale_has_moved_far() -> None:
     """At a row count, whatever the batches and restarts; and afterwards they see in the new coordinates."""
     x = traffic(8192 + 50, 10)
     x[1500:, 0] = x[1500:, 0] * 1000.0 - 1e6
-    whole = OnlineIsolationForest(NAMES, seed=1)
+    whole = OnlineIsolationForest(NAMES, seed=1, memory=2048)
     scores = whole.step(x)
-    parts, restarted = [], OnlineIsolationForest(NAMES, seed=1)
+    parts, restarted = [], OnlineIsolationForest(NAMES, seed=1, memory=2048)
     for at in range(0, len(x), 531):
         parts.append(restarted.step(x[at : at + 531]))
-        state, restarted = restarted.snapshot(), OnlineIsolationForest(NAMES, seed=1)
+        state, restarted = restarted.snapshot(), OnlineIsolationForest(NAMES, seed=1, memory=2048)
         restarted.restore(state)
     assert np.concatenate(parts).tobytes() == scores.tobytes()
     arrays = whole.snapshot().arrays
@@ -101,7 +101,7 @@ def test_trees_grow_anew_when_the_scale_has_moved_far() -> None:
 
 
 def test_one_infinite_value_does_not_spoil_the_trees() -> None:
-    clean, spoiled = OnlineIsolationForest(NAMES, seed=1), OnlineIsolationForest(NAMES, seed=1)
+    clean, spoiled = OnlineIsolationForest(NAMES, seed=1), OnlineIsolationForest(NAMES, seed=1, memory=2048)
     x = traffic(3000, 7)
     poison = x.copy()
     poison[[50, 700], 0] = np.inf
