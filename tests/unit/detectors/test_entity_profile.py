@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,30 +94,23 @@ def test_extremes_stay_finite() -> None:
         assert np.isfinite(detector.score(rows)).all()
 
 
-def test_the_pipeline_file_is_checked_for_the_features_it_names() -> None:
-    text = """
-pipeline: p
-event:
-  id: id
-  time: at
-  key: who
-  fields: {id: {type: string}, at: {type: timestamp}, who: {type: string}, amount: {type: number}}
-features:
-  amount: {value: amount}
-  mean: {entity: who, aggregate: mean, of: amount, window: 1d, include_current: false}
-  std: {entity: who, aggregate: std, of: amount, window: 1d, include_current: false}
-detectors:
-  own: {kind: entity_profile, profiles: [{value: amount, mean: mean, std: std}]}
-decision: {review: {budget: 0.01}}
-"""
-    [spec] = parse_pipeline(text, "p.yaml", kinds=PARAMS).detectors
-    assert build(spec, ("amount", "mean", "std"), 1).abstains_because == "warming up: needs 500 events"
+def test_the_example_of_the_handbook_page_is_checked_for_the_features_it_names() -> None:
+    """The example in docs/detectors.md is right, and a wrong name in it is told with its line."""
+    page = (Path(__file__).parents[3] / "docs" / "detectors.md").read_text(encoding="utf-8")
+    example = next(part for part in re.findall(r"```yaml\n(.*?)```", page, re.S) if "entity_profile" in part)
+    fields = "id: {type: string}, at: {type: timestamp}, account_id: {type: string}, amount: {type: number}"
+    event = f"pipeline: p\nevent: {{id: id, time: at, key: account_id, fields: {{{fields}}}}}\n"
+    text = f"{event}{example}decision: {{review: {{budget: 0.01}}}}\n"
+    pipeline = parse_pipeline(text, "p.yaml", kinds=PARAMS)
+    [spec] = pipeline.detectors
+    assert build(spec, pipeline.feature_names, 1).abstains_because == "warming up: needs 500 events"
     with pytest.raises(PipelineInvalid) as caught:
-        parse_pipeline(text.replace("std: std", "std: sdt"), "p.yaml", kinds=PARAMS)
+        parse_pipeline(text.replace("std: own_std,", "std: own_sdt,"), "p.yaml", kinds=PARAMS)
     [problem] = caught.value.problems
-    assert (problem.path, problem.line) == ("detectors.own.profiles", 13)
-    assert "'sdt'" in problem.reason
-    assert "'std'" in problem.remedy
+    assert problem.path == "detectors.own_past.profiles"
+    assert abs(problem.line - text[: text.index("profiles:")].count("\n") - 1) <= 1
+    assert "'own_sdt'" in problem.reason
+    assert "'own_std'" in problem.remedy
 
 
 def test_mistakes_are_named() -> None:
