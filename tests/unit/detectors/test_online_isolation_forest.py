@@ -49,6 +49,7 @@ def test_counts_are_those_of_the_window() -> None:
             if feature[node] < 0:
                 empty += size[node] == 0
                 continue
+            assert size[node] >= 8 * 2 ** ((node + 1).bit_length() - 1)  # or it would be a leaf again
             left, right = 2 * node + 1, 2 * node + 2
             assert size[left] + size[right] == size[node]
             settled = settled and state["births"][tree][node] <= 3000 - 512
