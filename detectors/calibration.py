@@ -70,7 +70,9 @@ class Calibrator:
         step = np.asarray(fitted.y_thresholds_, dtype=np.float64)
         # a step that rests on one or two labels would be 0 or 1: each is given one more label, of the usual kind
         levels, of = np.unique(step, return_inverse=True)
-        at = np.searchsorted(levels, fitted.predict(kept.x[:, 0].astype(np.float64)).clip(levels[0], levels[-1]))
+        at = np.searchsorted(
+            levels, fitted.predict(kept.x[:, 0].astype(np.float64)).clip(levels[0], levels[-1])
+        )
         labels = np.bincount(at, minlength=len(levels))[of]
         usual = float(kept.y @ kept.weight / kept.weight.sum())
         self._probability = np.maximum.accumulate((labels * step + usual) / (labels + 1.0))

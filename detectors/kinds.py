@@ -9,16 +9,28 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from detectors.entity_profile import EntityProfile, Profile
 from detectors.gradient_boosting import GradientBoosting
 from detectors.half_space_trees import HalfSpaceTrees
 from detectors.isolation_forest import IsolationForest
 from detectors.kinds_labelled import GradientBoostingParams, LogisticParams, RandomForestParams
 from detectors.logistic import Logistic
+from detectors.one_class_svm import OneClassSVM
+from detectors.online_isolation_forest import OnlineIsolationForest
 from detectors.protocol import Detector
 from detectors.random_forest import RandomForest
 from domain.pipeline import DetectorSpec
 
-__all__ = ["PARAMS", "HalfSpaceTreesParams", "IsolationForestParams", "RiverParams", "build"]
+__all__ = [
+    "PARAMS",
+    "EntityProfileParams",
+    "HalfSpaceTreesParams",
+    "IsolationForestParams",
+    "OneClassSVMParams",
+    "OnlineIsolationForestParams",
+    "RiverParams",
+    "build",
+]
 
 
 class _Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,6 +63,47 @@ class IsolationForestParams(_Params, frozen=True, kw_only=True):
     max_features: Annotated[float, Meta(gt=0, le=1)] = 1.0
 
 
+class OnlineIsolationForestParams(_Params, frozen=True, kw_only=True):
+    """Parameters of ``online_isolation_forest``; see
+    :class:`detectors.online_isolation_forest.OnlineIsolationForest`.
+    """
+
+    trees: Annotated[int, Meta(ge=1, le=500)] = 32
+    window: Annotated[int, Meta(ge=16, le=65_536)] = 2048
+    memory: Annotated[int, Meta(ge=16, le=10_000_000)] = 20_000
+    leaf: Annotated[int, Meta(ge=4, le=512)] = 32
+    warm_up: Annotated[int, Meta(ge=8, le=1024)] = 256
+
+    def __post_init__(self) -> None:
+        for name in ("window", "warm_up"):
+            if getattr(self, name) < 2 * self.leaf:
+                raise ValueError(
+                    f"{name} must be at least twice leaf ({2 * self.leaf}): no leaf is cut before"
+                )
+
+
+class OneClassSVMParams(_Params, frozen=True, kw_only=True):
+    """Parameters of ``one_class_svm``; see :class:`detectors.one_class_svm.OneClassSVM`."""
+
+    nu: Annotated[float, Meta(ge=0.001, le=1)] = 0.5
+    gamma: Annotated[float, Meta(gt=0, le=1000)] | None = None
+    components: Annotated[int, Meta(ge=8, le=1024)] = 128
+    memory: Annotated[int, Meta(ge=100, le=10_000_000)] = 20_000
+    warm_up: Annotated[int, Meta(ge=100, le=1024)] = 500
+
+
+class EntityProfileParams(_Params, frozen=True, kw_only=True):
+    """Parameters of ``entity_profile``; see :class:`detectors.entity_profile.EntityProfile`."""
+
+    profiles: Annotated[tuple[Profile, ...], Meta(min_length=1, max_length=32)]
+    prior: Annotated[float, Meta(gt=0, le=1000)] = 5.0
+    warm_up: Annotated[int, Meta(ge=10, le=1024)] = 500
+
+    def named_features(self) -> list[tuple[str, str]]:
+        """Parameter and feature, for each feature it names: the pipeline file is checked against them."""
+        return [("profiles", name) for profile in self.profiles for name in profile.named()]
+
+
 class RiverParams(_Params, frozen=True, kw_only=True):
     """Parameters of ``river``; see :class:`detectors.river_adapter.RiverDetector`."""
 
@@ -62,8 +115,11 @@ class RiverParams(_Params, frozen=True, kw_only=True):
 
 
 PARAMS: Mapping[str, type[msgspec.Struct]] = {
+    "entity_profile": EntityProfileParams,
     "half_space_trees": HalfSpaceTreesParams,
     "isolation_forest": IsolationForestParams,
+    "one_class_svm": OneClassSVMParams,
+    "online_isolation_forest": OnlineIsolationForestParams,
     "river": RiverParams,
     "gradient_boosting": GradientBoostingParams,
     "random_forest": RandomForestParams,
@@ -98,6 +154,9 @@ def build(spec: DetectorSpec, feature_names: Sequence[str], seed: int) -> Detect
 _MAKERS: Mapping[str, Any] = {
     "half_space_trees": HalfSpaceTrees,
     "isolation_forest": IsolationForest,
+    "entity_profile": EntityProfile,
+    "one_class_svm": OneClassSVM,
+    "online_isolation_forest": OnlineIsolationForest,
     "gradient_boosting": GradientBoosting,
     "random_forest": RandomForest,
     "logistic": Logistic,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -54,7 +54,7 @@ def _read_detector(
         return None
     if kinds is not None:
         if kind in kinds:
-            _check_params(entry, kinds[kind], params, kind)
+            _check_params(entry, kinds[kind], params, kind, declared if features is None else features)
         else:
             remedy = did_you_mean(kind, known, "kinds")
             entry.wrong("kind", f"there is no kind of detector {kind[:80]!r}.", remedy)
@@ -92,7 +92,9 @@ def _features(entry: Section, declared: list[str]) -> tuple[str, ...] | None:
     return tuple(names)
 
 
-def _check_params(entry: Section, record: type[msgspec.Struct], params: dict[str, Any], kind: str) -> None:
+def _check_params(
+    entry: Section, record: type[msgspec.Struct], params: dict[str, Any], kind: str, seen: Sequence[str]
+) -> None:
     fields = {field.encode_name: field for field in msgspec.structs.fields(record)}
     wrong = False
     for key, value in params.items():
@@ -115,9 +117,16 @@ def _check_params(entry: Section, record: type[msgspec.Struct], params: dict[str
     if wrong:
         return
     try:
-        msgspec.convert(params, record)
+        converted = msgspec.convert(params, record)
     except msgspec.ValidationError as error:
         entry.report.add(entry.node, entry.path, f"{_plain(error)}.", f"Correct the parameters of {kind}.")
+        return
+    # a record that names features says so by this method; rooms above cannot be imported here
+    named = getattr(converted, "named_features", None)
+    for key, name in dict.fromkeys(named()) if named is not None else ():
+        if name not in seen:
+            remedy = did_you_mean(name, seen, "features of this detector")
+            entry.wrong(key, f"{name!r} is not a feature this detector sees.", remedy)
 
 
 def _plain(error: msgspec.ValidationError) -> str:

@@ -28,6 +28,27 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "isolation_forest",
         {"trees": 20, "samples": 50, "warm_up": 300, "reservoir": 128, "max_features": 0.5},
     ),
+    "online_isolation_forest": (
+        "online_isolation_forest",
+        {"trees": 10, "window": 400, "leaf": 8, "warm_up": 100},
+    ),
+    "one_class_svm": ("one_class_svm", {"components": 32, "warm_up": 300}),
+    "entity_profile": (
+        "entity_profile",
+        {
+            "profiles": [
+                {"value": "delta", "mean": "bravo", "std": "charlie"},
+                {
+                    "value": "alpha",
+                    "mean": "bravo",
+                    "std": "charlie",
+                    "count": "charlie",
+                    "suspicious": "both",
+                },
+            ],
+            "warm_up": 200,
+        },
+    ),
     "river_half_space_trees": (
         "river",
         {

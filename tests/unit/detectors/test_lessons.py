@@ -78,7 +78,9 @@ def test_too_many_are_taught_at_once_and_in_order() -> None:
     # the same, as they come before the next event
     others = Lessons(2, 1)
     at_once = others.note(given)
-    assert [lesson.examples.y.tobytes() for lesson in at_once] == [lesson.examples.y.tobytes() for lesson in found]
+    assert [lesson.examples.y.tobytes() for lesson in at_once] == [
+        lesson.examples.y.tobytes() for lesson in found
+    ]
     assert pack(others.snapshot()) != pack(lessons.snapshot())  # one of them has seen events
     with pytest.raises(ValueError, match="waiting labels"):
         Lessons(3, 1).restore(lessons.snapshot())

@@ -22,6 +22,10 @@ from tests.unit.domain.samples import EXAMPLES, PAYMENTS, payments
 class Trees(msgspec.Struct, forbid_unknown_fields=True):
     trees: Annotated[int, msgspec.Meta(ge=1, le=500)] = 25
     limits: dict[str, float] | None = None
+    pairs: list[str] = []
+
+    def named_features(self) -> list[tuple[str, str]]:
+        return [("pairs", name) for name in self.pairs]
 
     def __post_init__(self) -> None:
         if self.trees == 13:
@@ -221,6 +225,8 @@ X, HST = "a feature x instead of the last one", "one more key for the detector"
         (HST, "features: [amuont]", "hst.features", "not a feature"),
         ("{kind: half_space_trees}", "{kind: magic}", "detectors.hst.kind", "no kind of detector"),
         (HST, "needs: labels", "hst.needs", "learns without labels"),
+        (HST, "pairs: [amuont]", "hst.pairs", "'amuont' is not a feature this detector sees"),
+        (HST, "features: [shop_count], pairs: [amount]", "hst.pairs", "not a feature this detector sees"),
         ("  hst: {kind: half_space_trees}\n", "  {}\n", "detectors", "is empty"),
         ("{budget: 0.01}", "{precision: 0.9}", "decision.review.precision", "not built"),
         ("{budget: 0.01}", "{budget: 0.01}\n  block: {budget: 0.01}", "decision.block", "not below"),
