@@ -1,4 +1,4 @@
-"""Detectors, weights and probabilities that learn from labels: what they know is a function of the log, whatever is killed."""
+"""What labels teach detectors, weights and probabilities is a function of the log, whatever is killed."""
 
 from __future__ import annotations
 
