@@ -2,17 +2,20 @@
 
 Each detector's score becomes its rank among its own recent scores (:mod:`detectors.ranks`). The mean rank of
 the detectors that have one is ranked once more, and that is the score: the share of recent traffic that
-looked less suspicious. An alert budget ``b`` is therefore the condition ``score >= 1 - b``.
+looked less suspicious. An alert budget ``b`` is therefore about the condition ``score >= 1 - b``;
+:mod:`detectors.budget` holds it while scores drift.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from detectors.arrays import Arrays, child, merge, pack, unpack
+from detectors.budget import AlertBudgets
 from detectors.kernels_ranks import average
 from detectors.kinds import build
 from detectors.protocol import Detector
@@ -24,7 +27,7 @@ from domain.pipeline import Pipeline
 __all__ = ["Ensemble", "EnsembleOutput", "Segment"]
 
 _COMBINERS = ("rank_average",)
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +52,14 @@ class EnsembleOutput:
     score     float64[n]: share of recent traffic that looked less suspicious (0 to 1), NaN when all
               abstain or too few rows have been ranked
     segments  cover all rows in order
+    reached   int8[n]: decision that alert budgets grant (1 review, 2 block, 0 none)
     """
 
     raw: Floats
     ranks: Floats
     score: Floats
     segments: tuple[Segment, ...]
+    reached: npt.NDArray[np.int8] = field(default_factory=lambda: np.empty(0, dtype=np.int8))
 
 
 class Ensemble:
@@ -85,6 +90,7 @@ class Ensemble:
         self._tables = [RankTable() for _ in self._detectors]
         self._final = RankTable()
         self._joined = [False] * len(self._detectors)
+        self._budgets = AlertBudgets(pipeline.decision.budgets)
         self.reference = ReferenceSample(self._width, pipeline.seed)
         self.seen = 0
         """Rows learned so far."""
@@ -116,7 +122,7 @@ class Ensemble:
             at = stop
         self.reference.add(x)
         self.seen += n
-        return EnsembleOutput(raw, ranks, score, _joined(segments))
+        return EnsembleOutput(raw, ranks, score, _joined(segments), self._budgets.step(score))
 
     def score(self, x: Floats) -> EnsembleOutput:
         """What :meth:`step` would say of each row of ``x`` if it came next; changes nothing."""
@@ -131,7 +137,8 @@ class Ensemble:
                 failed[name] = type(error).__name__
             ranks[:, i] = self._tables[i].rank(raw[:, i])
         score = self._final.rank(_mean(ranks))
-        return EnsembleOutput(raw, ranks, score, _joined(self._segments(0, raw, self.abstained(), failed)))
+        segments = _joined(self._segments(0, raw, self.abstained(), failed))
+        return EnsembleOutput(raw, ranks, score, segments, self._budgets.preview(score))
 
     def fit(self, x: Floats) -> None:
         """Train on past rows (float64[n, features], oldest first), then rank by their scores."""
@@ -156,6 +163,7 @@ class Ensemble:
         children: dict[str, Arrays] = {
             "final": self._final.snapshot(),
             "reference": self.reference.snapshot(),
+            "budgets": self._budgets.snapshot(),
         }
         for i, detector in enumerate(self._detectors):
             children[f"detector{i}"] = detector.snapshot()
@@ -182,6 +190,7 @@ class Ensemble:
             self._tables[i].restore(child(state, f"ranks{i}"))
         self._final.restore(child(state, "final"))
         self.reference.restore(child(state, "reference"))
+        self._budgets.restore(child(state, "budgets"))
         self._joined = [bool(value) for value in joined]
         self.seen = seen
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from detectors.ensemble import Ensemble, EnsembleOutput, Segment
 from domain.batch import EventBatch, Floats, Ints
+from domain.errors import Fatal
 from domain.label import LabelBatch
 from domain.pipeline import ExpressionFeature, FieldType, Pipeline
 from featurestore.expressions import Expression, compile_expression
@@ -55,6 +56,12 @@ class PartitionScorer:
         labels_offset: int = 0,
         ensemble: Ensemble | None = None,
     ) -> None:
+        unplugged = [t for _, t in pipeline.decision.thresholds if t.budget is None]
+        if unplugged:
+            raise Fatal(
+                "decision: thresholds by precision, cost or capacity are not wired to the engine yet.",
+                remedy="use `budget`: the share of traffic that may reach this decision.",
+            )
         self.pipeline = pipeline
         self.partition = partition
         self.tables = FeatureTables(pipeline) if tables is None else tables
@@ -108,7 +115,8 @@ class PartitionScorer:
         x = advanced.features if len(fresh) == len(batch) else advanced.features[fresh]
         output = judge(x)
         raw, ranks, score = _spread(output, fresh, len(batch))
-        decision = decide(score, self.pipeline.decision)
+        decision = np.zeros(len(batch), dtype=np.int8)
+        decision[fresh] = decide(output.reached)
         self._copy_first_results(batch, advanced, score, decision)
         self._remember(batch, fresh, score, decision)
         alerts = np.flatnonzero((decision > 0) & ~advanced.duplicate)

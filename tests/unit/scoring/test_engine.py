@@ -124,9 +124,12 @@ def test_alerts_have_reasons_that_raised_the_score(pipeline: Pipeline, whole: Sc
         assert {r.feature for r in reasons} <= set(pipeline.feature_names)
 
 
-def test_thresholds_are_reached_not_passed(pipeline: Pipeline) -> None:
-    scores = np.array([0.0, np.nextafter(0.9, 0), 0.9, np.nextafter(0.98, 0), 0.98, 1.0, np.nan])
-    assert decide(scores, pipeline.decision).tolist() == [0, 0, 1, 1, 2, 2, 0]
+def test_the_gravest_threshold_decides() -> None:
+    reached = np.array([0, 1, 2, 0, 1], dtype=np.int8)
+    block = np.array([False, True, False, False, False])
+    review = np.array([False, False, True, True, False])
+    assert decide(reached, [(2, block), (1, review)]).tolist() == [0, 2, 2, 1, 1]
+    assert reached.tolist() == [0, 1, 2, 0, 1]
 
 
 def test_verdicts_keep_every_bit_on_the_wire(pipeline: Pipeline, whole: ScoredBatch) -> None:
