@@ -7,7 +7,7 @@ every :data:`DOUBLING` alerts on the account double the share that may pass, eve
 halve it. This is integral feedback, so a constant drift costs a constant offset once, and nothing a day after that.
 
 What follows from the bounds of the account, whatever the traffic: ``n`` scored rows in a row raise at most
-``b * n + 2 * BOUND + 1`` alerts. Equal scores at the limit: the first pass, until the account forbids it.
+``b * n + 2 * BOUND`` alerts. Equal scores at the limit: the first pass, until the account forbids it.
 """
 
 from __future__ import annotations

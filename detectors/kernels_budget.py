@@ -53,7 +53,8 @@ def spend(
         if np.isnan(score):
             continue
         alert = out[i] != 0
-        if not alert and balance > -bound and score >= 1.0 - _share(budget, most, balance, doubling):
+        affordable = balance + budget - 1.0 >= -bound
+        if not alert and affordable and score >= 1.0 - _share(budget, most, balance, doubling):
             alert = True
             out[i] = code
         if learn:
