@@ -1,4 +1,4 @@
-"""Thresholds from labels and from the capacity of reviewers: right, honest about what is not known, and of fixed bits."""
+"""Thresholds from labels and from the capacity of reviewers: right, honest, and of fixed bits."""
 
 from __future__ import annotations
 
@@ -39,10 +39,9 @@ def test_the_precision_asked_for_is_reached_and_not_wasted() -> None:
         found = threshold.threshold()
         assert found is not None
         reached.append(true_precision(found))
-    # 95 % by the interval, a little less as the best of several candidates is taken
-    assert np.mean(np.array(reached) >= 0.8) >= 0.88
+    assert np.mean(np.array(reached) >= 0.8) >= 0.9
     assert np.min(reached) > 0.76
-    assert np.mean(reached) < 0.87
+    assert np.mean(reached) < 0.86
 
 
 def test_without_enough_labels_precision_abstains() -> None:
