@@ -53,6 +53,7 @@ class EnsembleOutput:
               abstain or too few rows have been ranked
     segments  cover all rows in order
     reached   int8[n]: decision that alert budgets grant (1 review, 2 block, 0 none)
+    outside   bool[n, features]: values far outside of what recent traffic had
     """
 
     raw: Floats
@@ -60,6 +61,7 @@ class EnsembleOutput:
     score: Floats
     segments: tuple[Segment, ...]
     reached: npt.NDArray[np.int8] = field(default_factory=lambda: np.empty(0, dtype=np.int8))
+    outside: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty((0, 0), dtype=np.bool_))
 
 
 class Ensemble:
@@ -120,9 +122,9 @@ class Ensemble:
             stop = at + min(n - at, self._until_change())
             segments += self._step_part(x[at:stop], at, raw[at:stop], ranks[at:stop], score[at:stop])
             at = stop
-        self.reference.add(x)
+        outside = self.reference.add(x)
         self.seen += n
-        return EnsembleOutput(raw, ranks, score, _joined(segments), self._budgets.step(score))
+        return EnsembleOutput(raw, ranks, score, _joined(segments), self._budgets.step(score), outside)
 
     def score(self, x: Floats) -> EnsembleOutput:
         """What :meth:`step` would say of each row of ``x`` if it came next; changes nothing."""
@@ -138,7 +140,8 @@ class Ensemble:
             ranks[:, i] = self._tables[i].rank(raw[:, i])
         score = self._final.rank(_mean(ranks))
         segments = _joined(self._segments(0, raw, self.abstained(), failed))
-        return EnsembleOutput(raw, ranks, score, segments, self._budgets.preview(score))
+        outside = self.reference.outside(x)
+        return EnsembleOutput(raw, ranks, score, segments, self._budgets.preview(score), outside)
 
     def fit(self, x: Floats) -> None:
         """Train on past rows (float64[n, features], oldest first), then rank by their scores."""

@@ -30,6 +30,7 @@ class Flag(StrEnum):
     DEGRADED = "degraded"
     WARMING_UP = "warming_up"
     REPLAYED = "replayed"
+    OUT_OF_RANGE = "out_of_range"
 
 
 class Source(msgspec.Struct, frozen=True, gc=False):
@@ -82,7 +83,8 @@ class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     traffic that looked less suspicious (0 to 1); null while every detector warms up. Times are UTC
     microseconds. For a ``duplicate``, score and decision are the first occurrence's, ``first`` says where it is.
     ``labels_offset``, where features count labels: the first offset in the same partition of ``labels.joined``
-    that they do not reflect.
+    that they do not reflect. ``out_of_range``, with the flag of that name: features whose value lies far outside of
+    what recent traffic had, so that what the detectors say of it is extrapolated.
     """
 
     id: str
@@ -99,6 +101,7 @@ class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     source: Source
     first: Source | None = None
     labels_offset: int | msgspec.UnsetType = msgspec.UNSET
+    out_of_range: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Alert(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -114,3 +117,4 @@ class Alert(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     flags: list[Flag]
     versions: Versions
     source: Source
+    out_of_range: list[str] | msgspec.UnsetType = msgspec.UNSET

@@ -19,7 +19,7 @@ from scoring.scored import ScoredBatch, flags_of
 __all__ = ["VerdictFile", "read_feature", "read_row_numbers"]
 
 _DECISIONS = pa.array([str(d) for d in DECISIONS])
-_FLAGS = [",".join(flags_of(mask)) for mask in range(32)]
+_FLAGS = [",".join(flags_of(mask)) for mask in range(64)]
 
 
 class VerdictFile:

@@ -16,6 +16,7 @@ from domain.batch import EventBatch, Floats, Ints
 from domain.errors import Fatal
 from domain.label import LabelBatch
 from domain.pipeline import ExpressionFeature, FieldType, Pipeline
+from domain.verdict import Flag
 from featurestore.expressions import Expression, compile_expression
 from featurestore.ports import EntityRequest
 from featurestore.tables import Advanced, FeatureTables
@@ -28,8 +29,8 @@ __all__ = ["Fetch", "PartitionScorer", "nothing_stored"]
 Fetch = Callable[[Sequence[EntityRequest]], Sequence[Sequence[bytes | None]]]
 """How the engine asks for entity state that it does not hold."""
 
-_DUPLICATE, _LATE, _DEGRADED, _WARMING = (
-    bit for flag, bit in FLAG_BITS.items() if flag in ("duplicate", "late", "degraded", "warming_up")
+_DUPLICATE, _LATE, _DEGRADED, _WARMING, _OUTSIDE = (
+    FLAG_BITS[flag] for flag in (Flag.DUPLICATE, Flag.LATE, Flag.DEGRADED, Flag.WARMING_UP, Flag.OUT_OF_RANGE)
 )
 
 
@@ -124,6 +125,8 @@ class PartitionScorer:
         flags[np.isnan(score) & ~advanced.duplicate] += np.uint8(_WARMING)
         if degraded:
             flags += np.uint8(_DEGRADED)
+        outside = self._outside(output, fresh)
+        flags[list(outside)] += np.uint8(_OUTSIDE)
         return ScoredBatch(
             batch=batch,
             features=advanced.features,
@@ -137,6 +140,7 @@ class PartitionScorer:
             reasons=explain(self.ensemble, self._names, advanced.features, alerts) if len(alerts) else {},
             stream_time=self.stream_time,
             labels_offset=self._labels_offsets(labels_before, labels, advanced),
+            outside=outside,
         )
 
     def advance(self, batch: EventBatch, labels: LabelBatch | None = None) -> Advanced:
@@ -180,6 +184,14 @@ class PartitionScorer:
     def _load(self, requests: Sequence[EntityRequest]) -> None:
         if requests:
             self.tables.load(requests, self._fetch(requests))
+
+    def _outside(self, output: EnsembleOutput, fresh: Ints) -> dict[int, list[str]]:
+        """Rows of the batch with features far outside of recent traffic, and which these are."""
+        rows = np.flatnonzero(output.outside.any(axis=1))
+        return {
+            int(fresh[row]): [self._names[i] for i in np.flatnonzero(output.outside[row])]
+            for row in rows.tolist()
+        }
 
     def _labels_offsets(self, before: int, labels: LabelBatch | None, advanced: Advanced) -> Ints | None:
         if not self.pipeline.label_fed:

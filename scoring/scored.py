@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +20,11 @@ FLAG_BITS: Mapping[Flag, int] = {
     Flag.DEGRADED: 4,
     Flag.WARMING_UP: 8,
     Flag.REPLAYED: 16,
+    Flag.OUT_OF_RANGE: 32,
 }
 """Bit of each flag in ``ScoredBatch.flags``."""
 
-_FLAG_LISTS = [[flag for flag, bit in FLAG_BITS.items() if mask & bit] for mask in range(32)]
+_FLAG_LISTS = [[flag for flag, bit in FLAG_BITS.items() if mask & bit] for mask in range(64)]
 
 
 def flags_of(mask: int) -> list[Flag]:
@@ -50,6 +51,7 @@ class ScoredBatch:
     stream_time   greatest event time so far, UTC microseconds
     labels_offset int64[n]: first offset of ``labels.joined`` that the row's features do not reflect; None where no
                   feature counts labels
+    outside       row to its features that lie far outside of recent traffic, for rows with the flag
     """
 
     batch: EventBatch
@@ -64,6 +66,7 @@ class ScoredBatch:
     reasons: Mapping[int, list[Reason]]
     stream_time: int
     labels_offset: Ints | None = None
+    outside: Mapping[int, list[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.batch)

@@ -68,7 +68,7 @@ class VerdictEncoder:
         scores: list[float | None] = score.tolist()
         for row in np.flatnonzero(np.isnan(score)).tolist():
             scores[row] = None
-        topic, reasons = self._topic, scored.reasons
+        topic, reasons, outside = self._topic, scored.reasons, scored.outside
         none: list[Any] = []
         labels: list[Any] = (
             [msgspec.UNSET] * len(batch) if scored.labels_offset is None else scored.labels_offset.tolist()
@@ -89,6 +89,7 @@ class VerdictEncoder:
                 source=Source(topic, partition, offset),
                 first=None if first < 0 else Source(topic, partition, first),
                 labels_offset=label,
+                out_of_range=outside.get(row, msgspec.UNSET),
             )
             for row, (
                 event_id,
@@ -141,6 +142,7 @@ class VerdictEncoder:
             flags=verdict.flags,
             versions=verdict.versions,
             source=verdict.source,
+            out_of_range=verdict.out_of_range,
         )
 
     def _said(self, scored: ScoredBatch) -> tuple[list[Any], list[Any]]:

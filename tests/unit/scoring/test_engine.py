@@ -9,7 +9,7 @@ from domain.batch import EventBatch, Floats
 from domain.codec import EventCodec
 from domain.pipeline import Pipeline
 from domain.privacy import Protector
-from domain.verdict import DECISIONS
+from domain.verdict import DECISIONS, Flag
 from featurestore.memory import MemoryStateStore
 from featurestore.ports import Applied, PartitionFlush
 from featurestore.tables import FeatureTables
@@ -122,6 +122,32 @@ def test_alerts_have_reasons_that_raised_the_score(pipeline: Pipeline, whole: Sc
         assert all(c > 0 for c in contributions)
         assert contributions == sorted(contributions, reverse=True)
         assert {r.feature for r in reasons} <= set(pipeline.feature_names)
+
+
+def test_a_value_far_outside_is_flagged_and_named(pipeline: Pipeline, batch: EventBatch) -> None:
+    amounts = batch.numbers["amount"].copy()
+    amounts[1_800] = 1e9
+    odd = EventBatch(
+        batch.ids,
+        batch.times,
+        batch.offsets,
+        batch.entities,
+        {**batch.numbers, "amount": amounts},
+        batch.strings,
+    )
+    scorer = PartitionScorer(pipeline)
+    scored = [scorer.process(part) for part in pieces(odd, 450)]
+    assert "amount" in scored[4].outside[0]
+    flagged = np.concatenate([s.flags & FLAG_BITS[Flag.OUT_OF_RANGE] for s in scored]) > 0
+    assert flagged[1_800]
+    assert flagged.sum() == sum(len(s.outside) for s in scored) < 30
+    encoder = VerdictEncoder(pipeline, code_version="test")
+    verdict, usual = encoder.verdicts(scored[4], partition=0, scored_at=1)[:2]
+    told = decode_verdict(encoder.encode(verdict))
+    assert Flag.OUT_OF_RANGE in told.flags
+    assert told.out_of_range == scored[4].outside[0]
+    assert b"out_of_range" not in encoder.encode(usual)
+    assert b'"out_of_range":["amount"' in encoder.encode(encoder.alert(verdict))
 
 
 def test_the_gravest_threshold_decides() -> None:
