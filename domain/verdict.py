@@ -45,7 +45,8 @@ class Reason(msgspec.Struct, frozen=True, gc=False):
     """One reason for an alert.
 
     ``value`` is the event's, ``usual_low`` and ``usual_high`` the 5th and 95th percentile of recent traffic,
-    ``contribution`` by how much the score (0 to 1) falls when the value is replaced by its usual median.
+    ``contribution`` by how much the score (0 to 1) falls when the value is replaced by its usual median, averaged over
+    orders in which all values are replaced one after the other.
     """
 
     code: str
