@@ -2,8 +2,8 @@
 
 Generated payments (the shipped pipeline) and the Fraud Detection Handbook's features, default detectors, alerts of
 the default budget, several seeds. Each alert is explained by the detectors as they are after its batch of 500, as in a
-worker. Compared: replacing each value by itself (``alone``), and averages over orders and their reverses (``orders2`` has one pair, ``orders4`` two, ...).
-``random5`` removes five random features. Run: ``python -m benchmarks.reasons``.
+worker. Compared: replacing each value by itself (``alone``), and averages over orders and their reverses (``orders6``:
+three pairs, what the service does). ``random5`` names five random features. Run: ``python -m benchmarks.reasons``.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _compare(
     """Per method and alert: contributions of the chosen, what replacing each alone does, score before and after."""
     known: Ints = np.flatnonzero(~np.isnan(ensemble.reference.median))
     ways: dict[str, Floats] = {}
-    for pairs in (1, 2, 4, 16):
+    for pairs in (1, 2, 3, 16):
         part, falls = contributions(ensemble, x, known, pairs)
         ways[f"orders{2 * pairs}"] = np.where(falls >= 0.0, part, 0.0)
     ways["alone"] = falls

@@ -25,8 +25,8 @@ from domain.verdict import Reason
 __all__ = ["MAX_REASONS", "contributions", "explain"]
 
 MAX_REASONS = 5
-_PAIRS = 2
-"""Orders, each with its reverse. Two pairs cost 4 scored rows a feature; more change few reasons (docs/reasons.md)."""
+_PAIRS = 3
+"""Orders, each with its reverse: 6 scored rows a feature, beside one for the value alone (docs/reasons.md)."""
 _ROWS_AT_ONCE = 4096
 """Rows in one call of the detectors, if one alert does not need more: bounds memory."""
 
