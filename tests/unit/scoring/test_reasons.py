@@ -38,7 +38,8 @@ def test_values_that_are_odd_only_together_share_the_reason() -> None:
 
 def test_values_of_which_each_suffices_are_named_too() -> None:
     def score(x: Floats) -> Floats:
-        return np.where((x[:, 0] > 5.0) | (x[:, 1] > 5.0), 0.9, 0.1) + 0.05 * (x[:, 2] > 5.0)
+        found: Floats = np.where((x[:, 0] > 5.0) | (x[:, 1] > 5.0), 0.9, 0.1) + 0.05 * (x[:, 2] > 5.0)
+        return found
 
     reasons = told(score, 9.0, 9.0, 9.0, 0.0)
     assert {r.feature for r in reasons} == {"a", "b", "c"}
