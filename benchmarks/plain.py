@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from domain.batch import Floats, Ints
 from domain.pipeline import Decision, DetectorSpec, EventSpec, Pipeline, Threshold, ValueFeature
 
-__all__ = ["Table", "handbook", "plain_pipeline"]
+__all__ = ["DETECTORS", "Table", "handbook", "plain_pipeline"]
 
 DATA = Path(os.environ.get("TIDEGATE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 DETECTORS = tuple(
