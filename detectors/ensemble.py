@@ -3,18 +3,21 @@
 Each detector's score becomes its rank among its own recent scores (:mod:`detectors.ranks`). The ranks of the
 detectors that have one are combined (their mean, or what :mod:`detectors.stacking` learned), and the combination is
 ranked once more: that is the score, the share of recent traffic that looked less suspicious. An alert budget ``b``
-is therefore the condition ``score >= 1 - b``. With enough labels :mod:`detectors.calibration` adds a probability.
+is therefore about the condition ``score >= 1 - b``; :mod:`detectors.budget` holds it while scores drift. With enough
+labels :mod:`detectors.calibration` adds a probability.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from detectors.arrays import Arrays, child, merge, pack, unpack
+from detectors.budget import AlertBudgets
 from detectors.calibration import Calibrator
 from detectors.kernels_ranks import average
 from detectors.kinds import build
@@ -55,6 +58,8 @@ class EnsembleOutput:
               abstain or too few rows have been ranked
     segments  cover all rows in order
     probability  float64[n]: of the label 1, NaN while labels are too few; None where nothing learns from labels
+    reached   int8[n]: decision that alert budgets grant (1 review, 2 block, 0 none)
+    outside   bool[n, features]: values far outside of what recent traffic had
     """
 
     raw: Floats
@@ -62,6 +67,8 @@ class EnsembleOutput:
     score: Floats
     segments: tuple[Segment, ...]
     probability: Floats | None = None
+    reached: npt.NDArray[np.int8] = field(default_factory=lambda: np.empty(0, dtype=np.int8))
+    outside: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty((0, 0), dtype=np.bool_))
 
 
 class Ensemble:
@@ -95,6 +102,7 @@ class Ensemble:
         self.failed_lessons: dict[str, str] = {}
         """Detectors that could not learn labels at some time, and the type of the newest error."""
         self._joined = [False] * len(self._detectors)
+        self._budgets = AlertBudgets(pipeline.decision.budgets)
         self.reference = ReferenceSample(self._width, pipeline.seed)
         self.seen = 0
         """Rows learned so far."""
@@ -162,9 +170,10 @@ class Ensemble:
             if self._calibrator is not None and probability is not None:
                 probability[at:stop] = self._calibrator.probability(score[at:stop])
             at = stop
-        self.reference.add(x)
+        outside = self.reference.add(x)
         self.seen += n
-        return EnsembleOutput(raw, ranks, score, _joined(segments), probability)
+        reached = self._budgets.step(score)
+        return EnsembleOutput(raw, ranks, score, _joined(segments), probability, reached, outside)
 
     def score(self, x: Floats) -> EnsembleOutput:
         """What :meth:`step` would say of each row of ``x`` if it came next; changes nothing."""
@@ -181,7 +190,8 @@ class Ensemble:
         score = self._final.rank(self._combine(ranks))
         segments = _joined(self._segments(0, raw, self.abstained(), failed))
         probability = None if self._calibrator is None else self._calibrator.probability(score)
-        return EnsembleOutput(raw, ranks, score, segments, probability)
+        outside, reached = self.reference.outside(x), self._budgets.preview(score)
+        return EnsembleOutput(raw, ranks, score, segments, probability, reached, outside)
 
     def fit(self, x: Floats) -> None:
         """Train on past rows (float64[n, features], oldest first), then rank by their scores."""
@@ -206,6 +216,7 @@ class Ensemble:
         children: dict[str, Arrays] = {
             "final": self._final.snapshot(),
             "reference": self.reference.snapshot(),
+            "budgets": self._budgets.snapshot(),
         }
         for name, part in self._learners():
             children[name] = part.snapshot()
@@ -236,6 +247,7 @@ class Ensemble:
             part.restore(child(state, name))
         self._final.restore(child(state, "final"))
         self.reference.restore(child(state, "reference"))
+        self._budgets.restore(child(state, "budgets"))
         self._joined = [bool(value) for value in joined]
         self.seen = seen
 

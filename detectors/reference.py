@@ -1,8 +1,9 @@
-"""What is usual: percentiles of recent feature values, against which reasons are told."""
+"""What is usual: percentiles of recent feature values, against which reasons are told, and their range."""
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from detectors.arrays import Arrays
 from detectors.sampling import Reservoir
@@ -16,9 +17,12 @@ HORIZON = 20_000
 EVERY = 4096
 """Rows between two recalculations once the sample is full, while it fills at each doubling."""
 
+ENOUGH = 512
+"""Sampled values of a feature before anything is outside of its range."""
+
 
 class ReferenceSample:
-    """Per feature the median, 5th and 95th percentile of a sample of recent rows.
+    """Per feature the median, 5th and 95th percentile of a sample of recent rows, least and greatest value.
 
     They are recalculated at fixed row counts (1, 2, 4, ... 4096, 8192, 12288, ...), so they too are a pure
     function of the rows in order.
@@ -27,7 +31,7 @@ class ReferenceSample:
     def __init__(self, columns: int, seed: int) -> None:
         self._sample = Reservoir(CAPACITY, columns, seed, HORIZON)
         self._columns = columns
-        self._percentiles: Floats = np.full((3, columns), np.nan)
+        self._percentiles: Floats = np.full((5, columns), np.nan)
 
     @property
     def median(self) -> Floats:
@@ -47,18 +51,36 @@ class ReferenceSample:
         row: Floats = self._percentiles[2]
         return row
 
-    def add(self, x: Floats) -> None:
-        """Take in the rows of ``x`` (float64[n, columns]); infinite values count as missing."""
+    def add(self, x: Floats) -> npt.NDArray[np.bool_]:
+        """Take in the rows of ``x`` (float64[n, columns]); infinite values count as missing.
+
+        Returns bool[n, columns]: which values lay outside of the range when their row came (see :meth:`outside`).
+        """
         n = x.shape[0]
+        outside = np.empty(x.shape, dtype=np.bool_)
         at = 0
         while at < n:
             seen = self._sample.seen
             due = (seen // EVERY + 1) * EVERY if seen >= EVERY else 1 << seen.bit_length()
             stop = min(n, at + due - seen)
+            outside[at:stop] = self.outside(x[at:stop])
             self._sample.add(x[at:stop])
             at = stop
             if self._sample.seen == due:
                 self._percentiles = _percentiles(self._sample.rows)
+        return outside
+
+    def outside(self, x: Floats) -> npt.NDArray[np.bool_]:
+        """Which values of ``x`` (float64[n, columns]) lie outside of the sampled range by more than its width.
+
+        Also infinite ones; a missing value never, nor any of a feature with less than 512 sampled values. Of a
+        feature that was constant every other value does. Pure.
+        """
+        least, greatest = self._percentiles[3], self._percentiles[4]
+        width = greatest - least
+        # comparisons with NaN, for want of values, are false
+        found: npt.NDArray[np.bool_] = (x < least - width) | (x > greatest + width)
+        return found
 
     def snapshot(self) -> Arrays:
         """The sample and the percentiles in use."""
@@ -68,18 +90,20 @@ class ReferenceSample:
     def restore(self, state: Arrays) -> None:
         """Take over a snapshot. Raises ValueError when it has another shape."""
         percentiles = state.arrays.get("percentiles")
-        if percentiles is None or percentiles.shape != (3, self._columns):
-            raise ValueError(f"reference snapshot needs 'percentiles' of shape (3, {self._columns})")
+        if percentiles is None or percentiles.shape != (5, self._columns):
+            raise ValueError(f"reference snapshot needs 'percentiles' of shape (5, {self._columns})")
         self._sample.restore(state)
         self._percentiles = percentiles
 
 
 def _percentiles(rows: Floats) -> Floats:
-    """5th, 50th and 95th percentile by column, over finite values only."""
-    found = np.full((3, rows.shape[1]), np.nan)
+    """By column, over finite values only: 5th, 50th, 95th percentile; of enough values the least and greatest."""
+    found = np.full((5, rows.shape[1]), np.nan)
     for column in range(rows.shape[1]):
         values = rows[:, column]
         values = values[np.isfinite(values)]
         if values.size:
-            found[:, column] = np.quantile(values, (0.05, 0.5, 0.95))
+            found[:3, column] = np.quantile(values, (0.05, 0.5, 0.95))
+        if values.size >= ENOUGH:
+            found[3:, column] = values.min(), values.max()
     return found

@@ -16,6 +16,7 @@ __all__ = [
     "LABELLED_KINDS",
     "Aggregate",
     "AggregateFeature",
+    "Cost",
     "Decision",
     "DetectorSpec",
     "EventSpec",
@@ -188,10 +189,29 @@ class DetectorSpec(msgspec.Struct, frozen=True, kw_only=True):
     params: dict[str, Any] = {}
 
 
-class Threshold(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a decision begins: ``budget`` is the share of traffic (0 to 1) that may reach it."""
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
+    """What mistakes cost, in the unit of the events' amounts.
 
-    budget: float
+    ``false_alarm``: an alert that was none. ``missed``: what is lost when fraud passes: a number, or the name of a
+    feature. ``per_day``: the alerts that reviewers can take a day, None: as many as pay.
+    """
+
+    false_alarm: float
+    missed: float | str
+    per_day: float | None = None
+
+
+class Threshold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where a decision begins; exactly one of these is set.
+
+    ``budget``: the share of traffic (0 to 1) that may reach it. ``precision``: the share of its alerts that must be
+    right. ``cost``: where an alert costs less than no alert. ``per_day``: the alerts that reviewers can take a day.
+    """
+
+    budget: float | None = None
+    precision: float | None = None
+    cost: Cost | None = None
+    per_day: float | None = None
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,6 +220,17 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     combine: str = "rank_average"
     review: Threshold | None = None
     block: Threshold | None = None
+
+    @property
+    def thresholds(self) -> tuple[tuple[int, Threshold], ...]:
+        """(decision code, threshold) of each that is declared, review before block."""
+        both = ((1, self.review), (2, self.block))
+        return tuple((code, threshold) for code, threshold in both if threshold is not None)
+
+    @property
+    def budgets(self) -> tuple[tuple[int, float], ...]:
+        """(decision code, share) of the thresholds that are alert budgets."""
+        return tuple((code, t.budget) for code, t in self.thresholds if t.budget is not None)
 
 
 class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
@@ -236,8 +267,12 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def learns(self) -> bool:
-        """Whether detectors, or what combines them, learn from labels."""
-        return self.decision.combine == "stacked" or any(d.kind in LABELLED_KINDS for d in self.detectors)
+        """Whether detectors, what combines them or thresholds learn from labels."""
+        return (
+            self.decision.combine == "stacked"
+            or any(d.kind in LABELLED_KINDS for d in self.detectors)
+            or any(t.precision is not None or t.cost is not None for _, t in self.decision.thresholds)
+        )
 
     @property
     def follows_labels(self) -> bool:

@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
-from domain.pipeline import COMBINERS, LABELLED_KINDS, Decision, DetectorSpec, Threshold
+from domain.pipeline import COMBINERS, LABELLED_KINDS, Decision, DetectorSpec
 from domain.pipeline_reader import Section, did_you_mean
+from domain.pipeline_threshold import EXAMPLE, check_order, read_threshold
 
 __all__ = ["MAX_DETECTORS", "Kinds", "read_decision", "read_detectors"]
 
@@ -134,43 +135,18 @@ def _plain(error: msgspec.ValidationError) -> str:
     return text[:1].lower() + text[1:]
 
 
-def read_decision(top: Section) -> Decision:
-    """The decision; its mistakes are reported."""
-    section = top.section("decision", "decision: {review: {budget: 0.005}}")
+def read_decision(top: Section, declared: list[str]) -> Decision:
+    """The decision; its mistakes are reported. ``fields`` are the event's, by name."""
+    section = top.section("decision", f"decision: {{review: {EXAMPLE}}}")
     if section is None:
         return Decision()
     section.only(("combine", "review", "block"))
     combine = section.choice_or("combine", COMBINERS, "rank_average")
-    review, block = _threshold(section, "review"), _threshold(section, "block")
+    review, block = read_threshold(section, "review", declared), read_threshold(section, "block", declared)
     if not section.has("review") and not section.has("block"):
         section.report.add(
-            section.node, section.path, "decides nothing.", "Add for example `review: {budget: 0.005}`."
+            section.node, section.path, "decides nothing.", f"Add for example `review: {EXAMPLE}`."
         )
-    if review is not None and block is not None and block.budget >= review.budget:
-        section.wrong(
-            "block",
-            f"its budget {block.budget:g} is not below the budget of review, {review.budget:g}.",
-            "What is blocked is a part of what is reviewed: choose a smaller budget for block.",
-        )
+    if review is not None and block is not None:
+        check_order(section, review, block)
     return Decision(combine=combine, review=review, block=block)
-
-
-def _threshold(section: Section, key: str) -> Threshold | None:
-    if not section.has(key):
-        return None
-    entry = section.section(key, f"{key}: {{budget: 0.005}}")
-    if entry is None:
-        return None
-    instead = "Use `budget`: the share of traffic that may reach this decision."
-    entry.only(("budget",), {"precision": instead, "recall": instead, "cost": instead, "score": instead})
-    if not entry.has("budget"):
-        if not entry.node.mapping.keys() & {"precision", "recall", "cost", "score"}:
-            entry.wrong("budget", "is missing.", instead)
-        return None
-    budget = entry.number("budget", 0.0, 1.0, None)
-    if budget is not None and not 0.0 < budget < 1.0:
-        entry.wrong(
-            "budget", "must lie between 0 and 1, without either.", f"Leave {key!r} out to never use it."
-        )
-        return None
-    return None if budget is None else Threshold(budget=budget)

@@ -102,7 +102,7 @@ def _read(top: Section, kinds: Kinds | None, check: CheckExpression | None) -> P
     features = read_features(top, fields, 0 if event is None else event.max_lateness, check)
     declared = list(top.node.mapping["features"].mapping) if top.has("features") else []
     detectors = read_detectors(top, declared, kinds)
-    decision = read_decision(top)
+    decision = read_decision(top, declared)
     if name is None or event is None:
         return None
     return Pipeline(

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from domain.pipeline import COMBINERS, Aggregate, FieldType, LatePolicy, UnknownFields
+from domain.pipeline_threshold import MAX_PER_DAY, PER_DAY
 
 __all__ = ["json_schema"]
 
@@ -22,12 +23,42 @@ _DURATION = {
 }
 _SPAN = {"anyOf": [{"const": 0}, {"$ref": "#/$defs/duration"}]}
 _NAME = {"type": "string", "pattern": "^[a-z][a-z0-9_]{0,62}$"}
-_BUDGET = {
+_SHARE = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+_PER_DAY = {
+    "anyOf": [
+        {"type": "string", "pattern": f"^{PER_DAY}$"},
+        {
+            "type": "object",
+            "properties": {"per_day": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_PER_DAY}},
+            "required": ["per_day"],
+            "additionalProperties": False,
+        },
+    ],
+    "description": "alerts that reviewers can take a day, such as 100/d",
+}
+_COST = {
     "type": "object",
-    "properties": {"budget": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}},
-    "required": ["budget"],
+    "properties": {
+        "false_alarm": {"type": "number", "minimum": 0},
+        "missed": {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, _NAME]},
+        "capacity": _PER_DAY,
+    },
+    "required": ["false_alarm", "missed"],
     "additionalProperties": False,
-    "description": "the share of traffic that may reach this decision",
+    "description": "what a false alarm costs, and what is lost when fraud passes (a number, or a field)",
+}
+_THRESHOLD = {
+    "type": "object",
+    "properties": {
+        "budget": _SHARE | {"description": "the share of traffic that may reach this decision"},
+        "precision": _SHARE | {"description": "the share of its alerts that must be right"},
+        "capacity": _PER_DAY,
+        "cost": _COST,
+    },
+    "minProperties": 1,
+    "maxProperties": 1,
+    "additionalProperties": False,
+    "description": "where the decision begins",
 }
 _OTHER = [Aggregate.RATE, Aggregate.QUANTILE, Aggregate.DECAYED_SUM, Aggregate.DECAYED_COUNT]
 _LOOKBACK = [Aggregate.LAST, Aggregate.SECONDS_SINCE_LAST]
@@ -53,7 +84,11 @@ def json_schema(kinds: Mapping[str, type[msgspec.Struct]] | None = None) -> dict
             "detectors": _named({"$ref": "#/$defs/detector"}, 64),
             "decision": {
                 "type": "object",
-                "properties": {"combine": {"enum": list(COMBINERS)}, "review": _BUDGET, "block": _BUDGET},
+                "properties": {
+                    "combine": {"enum": list(COMBINERS)},
+                    "review": _THRESHOLD,
+                    "block": _THRESHOLD,
+                },
                 "anyOf": [{"required": ["review"]}, {"required": ["block"]}],
                 "additionalProperties": False,
             },

@@ -30,6 +30,7 @@ class Flag(StrEnum):
     DEGRADED = "degraded"
     WARMING_UP = "warming_up"
     REPLAYED = "replayed"
+    OUT_OF_RANGE = "out_of_range"
 
 
 class Source(msgspec.Struct, frozen=True, gc=False):
@@ -44,7 +45,8 @@ class Reason(msgspec.Struct, frozen=True, gc=False):
     """One reason for an alert.
 
     ``value`` is the event's, ``usual_low`` and ``usual_high`` the 5th and 95th percentile of recent traffic,
-    ``contribution`` by how much the score (0 to 1) falls when the value is replaced by its usual median.
+    ``contribution`` by how much the score (0 to 1) falls when the value is replaced by its usual median, averaged over
+    orders in which all values are replaced one after the other.
     """
 
     code: str
@@ -83,7 +85,8 @@ class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     microseconds. For a ``duplicate``, score and decision are the first occurrence's, ``first`` says where it is.
     ``labels_offset``, where features count labels: the first offset in the same partition of ``labels.joined``
     that they do not reflect. ``probability``, where labels are learned from: that the event is what labels call 1,
-    as of the labels known then; null while they are too few.
+    as of the labels known then; null while they are too few. ``out_of_range``, with the flag of that name: features
+    whose value lies far outside of what recent traffic had, so that what the detectors say of it is extrapolated.
     """
 
     id: str
@@ -101,6 +104,7 @@ class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     first: Source | None = None
     labels_offset: int | msgspec.UnsetType = msgspec.UNSET
     probability: float | msgspec.UnsetType | None = msgspec.UNSET
+    out_of_range: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Alert(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -117,3 +121,4 @@ class Alert(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     versions: Versions
     source: Source
     probability: float | msgspec.UnsetType | None = msgspec.UNSET
+    out_of_range: list[str] | msgspec.UnsetType = msgspec.UNSET

@@ -108,6 +108,11 @@ class FeatureTables:
         """Bytes of memory given to blobs."""
         return sum(table.arena_bytes for table in self._tables)
 
+    @property
+    def partitions(self) -> int:
+        """How many partitions feed the pipeline."""
+        return self._partitions
+
     def hold(self, partition: int) -> None:
         """Begin with an empty memory of ``partition``: from now on it is authoritative for it."""
         self.drop(partition)

@@ -10,16 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from domain.batch import Floats
+from domain.batch import Floats, Ints
 from domain.pipeline import Pipeline
 from domain.verdict import DECISIONS
 from lifecycle.parquet_file import WholeParquet, moments, numbers
 from scoring.scored import ScoredBatch, flags_of
 
-__all__ = ["VerdictFile", "read_feature"]
+__all__ = ["VerdictFile", "read_feature", "read_row_numbers"]
 
 _DECISIONS = pa.array([str(d) for d in DECISIONS])
-_FLAGS = [",".join(flags_of(mask)) for mask in range(32)]
+_FLAGS = [",".join(flags_of(mask)) for mask in range(64)]
 
 
 class VerdictFile:
@@ -77,4 +77,10 @@ def read_feature(path: Path, name: str) -> Floats:
     """One feature's column of a verdict file, NaN where missing."""
     column = pq.read_table(path, columns=[f"f_{name}"]).column(0)
     values: Floats = column.to_numpy(zero_copy_only=False).astype(np.float64)
+    return values
+
+
+def read_row_numbers(path: Path) -> Ints:
+    """The row of the event file that each verdict of a verdict file is about."""
+    values: Ints = pq.read_table(path, columns=["row"]).column(0).to_numpy().astype(np.int64)
     return values

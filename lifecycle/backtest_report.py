@@ -151,7 +151,7 @@ def evaluate(
     n_days = len(np.unique(days))
     rows = _Rows(labels, days, cards, ~known, days if n_days >= _FEW_DAYS else cards)
     budget = pipeline.decision.review or pipeline.decision.block
-    share = budget.budget if budget is not None else 0.01
+    share = 0.01 if budget is None or budget.budget is None else budget.budget
     score = _contest("score", run.score[chosen], rows, share, options, intervals=True)
     singles, best = _features(pipeline.feature_names, feature, chosen, rows, share, options)
     return Report(

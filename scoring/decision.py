@@ -1,31 +1,30 @@
-"""From score to decision by alert budgets.
+"""From what the thresholds say of each row to its decision.
 
-The score is the share of recent traffic that looked less suspicious, so a budget of 0.005 is the condition
-``score >= 0.995``: no threshold to tune, and it follows the traffic.
+Alert budgets are held by the ensemble (:mod:`detectors.budget`), as they must see every score in order; thresholds
+that learn from labels or count a day's alerts are in :mod:`scoring.thresholds`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 
-from domain.batch import Floats
-from domain.pipeline import Decision
+__all__ = ["Codes", "decide"]
 
-__all__ = ["decide"]
+Codes = npt.NDArray[np.int8]
 
 
-def decide(score: Floats, decision: Decision) -> npt.NDArray[np.int8]:
-    """Decision code of each score (index into domain.verdict.DECISIONS); an abstained score (NaN) is allowed.
+def decide(reached: Codes, others: Iterable[tuple[int, npt.NDArray[np.bool_]]] = ()) -> Codes:
+    """Decision code of each row (index into domain.verdict.DECISIONS): the gravest that any threshold grants.
 
-    >>> from domain.pipeline import Threshold
-    >>> decide(np.array([0.5, 0.996, 0.9999, np.nan]), Decision(review=Threshold(budget=0.005),
-    ...        block=Threshold(budget=0.001))).tolist()
-    [0, 1, 2, 0]
+    ``reached`` (int8[n]) is what budgets grant, ``others`` the code and rows (bool[n]) of each further threshold.
+
+    >>> decide(np.array([0, 1, 2], dtype=np.int8), [(2, np.array([True, False, False]))]).tolist()
+    [2, 1, 2]
     """
-    codes = np.zeros(len(score), dtype=np.int8)
-    for code, threshold in ((1, decision.review), (2, decision.block)):
-        if threshold is not None:
-            # a comparison with NaN is false: no score, no alert
-            codes[score >= 1.0 - threshold.budget] = code
+    codes = reached.copy()
+    for code, rows in others:
+        np.maximum(codes, np.where(rows, np.int8(code), np.int8(0)), out=codes)
     return codes

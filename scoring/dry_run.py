@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import msgspec
 
-from detectors.ensemble import Ensemble
 from domain.clock import Clock
 from domain.codec import EventCodec
 from domain.errors import StateMismatch
@@ -49,7 +48,7 @@ class StateDryRunner:
         self._clock = clock
         self._partitions = partitions
         self._partition_of = partition_of
-        self._ensembles: dict[int, tuple[int, Ensemble]] = {}
+        self._known: dict[int, tuple[int, PartitionScorer]] = {}
 
     def score(self, raw: bytes) -> Verdict:
         """The verdict that ``raw`` would get. Raises EventRejected, StoreUnavailable, StateMismatch."""
@@ -58,34 +57,37 @@ class StateDryRunner:
         partition = self._partition_of(self._codec.expected_key(event), self._partitions)
         batch = self._codec.to_batch([event], [NOWHERE])
         applied = self._store.load_applied(partition)
+        known = self._learned(partition)
         scorer = PartitionScorer(
             self._pipeline,
             partition,
             tables=FeatureTables(self._pipeline, partitions=self._partitions),
             fetch=self._store.load_entities,
             stream_time=0 if applied is None else applied.stream_time,
-            ensemble=self._ensemble(partition),
+            ensemble=known.ensemble,
+            learned=known.learned,
         )
         scored = scorer.preview(batch)
         [record] = self._encoder.verdicts(scored, partition=partition, scored_at=now)
         verdict = decode_verdict(self._encoder.encode(record))
         return msgspec.structs.replace(verdict, source=msgspec.structs.replace(verdict.source, offset=-1))
 
-    def _ensemble(self, partition: int) -> Ensemble:
+    def _learned(self, partition: int) -> PartitionScorer:
         """The partition's detectors as last snapshotted; rebuilt only when there is a newer snapshot."""
         snapshot = self._store.load_model(partition)
         at = -1 if snapshot is None else snapshot.next_offset
-        known = self._ensembles.get(partition)
+        known = self._known.get(partition)
         if known is not None and known[0] == at:
             return known[1]
-        ensemble = Ensemble(self._pipeline)
+        tables = FeatureTables(self._pipeline, partitions=self._partitions)
+        learned = PartitionScorer(self._pipeline, partition, tables=tables)
         if snapshot is not None:
             try:
-                ensemble.restore(snapshot.blob)
+                learned.restore(snapshot.blob)
             except ValueError as error:
                 raise StateMismatch(
                     f"the detectors' snapshot of partition {partition} can not be used: {error}",
                     remedy="run API and workers with the same pipeline file",
                 ) from error
-        self._ensembles[partition] = (at, ensemble)
-        return ensemble
+        self._known[partition] = (at, learned)
+        return learned

@@ -11,15 +11,18 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from detectors.arrays import Arrays, child, merge, pack, unpack
 from detectors.ensemble import Ensemble, EnsembleOutput, Segment
 from detectors.lessons import Lesson
 from domain.batch import EventBatch, Floats, Ints
 from domain.label import LabelBatch
 from domain.pipeline import ExpressionFeature, FieldType, Pipeline
+from domain.verdict import Flag
 from featurestore.expressions import Expression, compile_expression
 from featurestore.ports import EntityRequest
 from featurestore.tables import Advanced, FeatureTables
 from scoring.decision import decide
+from scoring.learned_decision import LearnedDecision
 from scoring.reasons import explain
 from scoring.scored import FLAG_BITS, ScoredBatch
 
@@ -28,8 +31,8 @@ __all__ = ["Fetch", "PartitionScorer", "nothing_stored"]
 Fetch = Callable[[Sequence[EntityRequest]], Sequence[Sequence[bytes | None]]]
 """How the engine asks for entity state that it does not hold."""
 
-_DUPLICATE, _LATE, _DEGRADED, _WARMING = (
-    bit for flag, bit in FLAG_BITS.items() if flag in ("duplicate", "late", "degraded", "warming_up")
+_DUPLICATE, _LATE, _DEGRADED, _WARMING, _OUTSIDE = (
+    FLAG_BITS[flag] for flag in (Flag.DUPLICATE, Flag.LATE, Flag.DEGRADED, Flag.WARMING_UP, Flag.OUT_OF_RANGE)
 )
 
 
@@ -55,12 +58,14 @@ class PartitionScorer:
         stream_time: int = 0,
         labels_offset: int = 0,
         ensemble: Ensemble | None = None,
+        learned: LearnedDecision | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.partition = partition
         self.tables = FeatureTables(pipeline) if tables is None else tables
         self.tables.hold(partition)
         self.ensemble = Ensemble(pipeline) if ensemble is None else ensemble
+        self.learned = LearnedDecision(pipeline, self.tables.partitions) if learned is None else learned
         self.stream_time = stream_time
         self.labels_offset = labels_offset
         self._fetch = fetch
@@ -107,13 +112,19 @@ class PartitionScorer:
         advanced = self._advance(batch, labels=labels, loaded=loaded, want_features=True)
         fresh = np.flatnonzero(~advanced.duplicate)
         x = advanced.features if len(fresh) == len(batch) else advanced.features[fresh]
+        lessons: list[Lesson] = []
         if teach:
             lessons = self.plan_lessons(batch.times, fresh, advanced.labels_applied, labels)
             output = self.ensemble.step(x, lessons)
         else:
             output = self.ensemble.score(x)
         raw, ranks, score, probability = _spread(output, fresh, len(batch))
-        decision = decide(score, self.pipeline.decision)
+        decision = np.zeros(len(batch), dtype=np.int8)
+        if teach:
+            others = self.learned.step(output.score, x, batch.times[fresh], lessons)
+        else:
+            others = self.learned.preview(output.score, x, batch.times[fresh])
+        decision[fresh] = decide(output.reached, others)
         self._copy_first_results(batch, advanced, score, decision)
         self._remember(batch, fresh, score, decision)
         alerts = np.flatnonzero((decision > 0) & ~advanced.duplicate)
@@ -121,6 +132,8 @@ class PartitionScorer:
         flags[np.isnan(score) & ~advanced.duplicate] += np.uint8(_WARMING)
         if degraded:
             flags += np.uint8(_DEGRADED)
+        outside = self._outside(output, fresh)
+        flags[list(outside)] += np.uint8(_OUTSIDE)
         return ScoredBatch(
             batch=batch,
             features=advanced.features,
@@ -135,6 +148,7 @@ class PartitionScorer:
             stream_time=self.stream_time,
             labels_offset=self._labels_offsets(labels_before, labels, advanced),
             probability=probability,
+            outside=outside,
         )
 
     def plan_lessons(self, times: Ints, fresh: Ints, told: Ints, labels: LabelBatch | None) -> list[Lesson]:
@@ -183,6 +197,7 @@ class PartitionScorer:
         if lessons is not None and labels.examples is not None and len(labels):
             for lesson in lessons.note(labels.examples):
                 self.ensemble.learn(lesson.examples, lesson.now)
+                self.learned.learn(lesson.examples)
             lessons.offset = int(labels.offsets[-1]) + 1
 
     def rebuild(self, batch: EventBatch, scores: Floats, decisions: Ints) -> None:
@@ -194,12 +209,33 @@ class PartitionScorer:
         fresh = np.flatnonzero(~advanced.duplicate)
         self._remember(batch, fresh, scores, decisions.astype(np.int8))
 
-    def relearn(self, x: Floats, lessons: Sequence[Lesson] = ()) -> Floats:
+    def relearn(self, x: Floats, times: Ints, lessons: Sequence[Lesson] = ()) -> Floats:
         """Move the detectors on over vectors of committed verdicts, and labels among them (:meth:`plan_lessons`).
 
-        Returns the scores they gave (again).
+        ``times`` int64[n], event times. Returns the scores they gave (again).
         """
-        return self.ensemble.step(x, lessons).score
+        score = self.ensemble.step(x, lessons).score
+        self.learned.step(score, x, times, lessons)
+        return score
+
+    def snapshot(self) -> bytes:
+        """What the partition has learned, without features; :meth:`restore` continues with equal bits."""
+        if not self.learned:
+            return self.ensemble.snapshot()
+        ensemble = np.frombuffer(self.ensemble.snapshot(), dtype=np.uint8)
+        return pack(merge({"decision": self.learned.snapshot()}, Arrays({"ensemble": ensemble})))
+
+    def restore(self, blob: bytes) -> None:
+        """Take over a snapshot. Raises ValueError when it is torn, foreign or of another pipeline."""
+        if not self.learned:
+            self.ensemble.restore(blob)
+            return
+        state = unpack(blob)
+        ensemble = state.arrays.get("ensemble")
+        if ensemble is None or ensemble.dtype != np.uint8:
+            raise ValueError("snapshot holds no detectors: it is of a pipeline with other thresholds")
+        self.ensemble.restore(ensemble.tobytes())
+        self.learned.restore(child(state, "decision"))
 
     def fit(self, x: Floats) -> None:
         """Train the detectors on past vectors (float64[n, F])."""
@@ -208,6 +244,14 @@ class PartitionScorer:
     def _load(self, requests: Sequence[EntityRequest]) -> None:
         if requests:
             self.tables.load(requests, self._fetch(requests))
+
+    def _outside(self, output: EnsembleOutput, fresh: Ints) -> dict[int, list[str]]:
+        """Rows of the batch with features far outside of recent traffic, and which these are."""
+        rows = np.flatnonzero(output.outside.any(axis=1))
+        return {
+            int(fresh[row]): [self._names[i] for i in np.flatnonzero(output.outside[row])]
+            for row in rows.tolist()
+        }
 
     def _labels_offsets(self, before: int, labels: LabelBatch | None, advanced: Advanced) -> Ints | None:
         if not self.pipeline.follows_labels:

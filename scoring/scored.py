@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +20,11 @@ FLAG_BITS: Mapping[Flag, int] = {
     Flag.DEGRADED: 4,
     Flag.WARMING_UP: 8,
     Flag.REPLAYED: 16,
+    Flag.OUT_OF_RANGE: 32,
 }
 """Bit of each flag in ``ScoredBatch.flags``."""
 
-_FLAG_LISTS = [[flag for flag, bit in FLAG_BITS.items() if mask & bit] for mask in range(32)]
+_FLAG_LISTS = [[flag for flag, bit in FLAG_BITS.items() if mask & bit] for mask in range(64)]
 
 
 def flags_of(mask: int) -> list[Flag]:
@@ -52,6 +53,7 @@ class ScoredBatch:
                   feature counts labels and nothing learns from them
     probability   float64[n]: of the label 1, NaN while labels are too few and of duplicates; None where nothing
                   learns from labels
+    outside       row to its features that lie far outside of recent traffic, for rows with the flag
     """
 
     batch: EventBatch
@@ -67,6 +69,7 @@ class ScoredBatch:
     stream_time: int
     labels_offset: Ints | None = None
     probability: Floats | None = None
+    outside: Mapping[int, list[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.batch)

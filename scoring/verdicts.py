@@ -69,7 +69,7 @@ class VerdictEncoder:
         chances: list[Any] = (
             [msgspec.UNSET] * len(batch) if scored.probability is None else _nullable(scored.probability)
         )
-        topic, reasons = self._topic, scored.reasons
+        topic, reasons, outside = self._topic, scored.reasons, scored.outside
         none: list[Any] = []
         labels: list[Any] = (
             [msgspec.UNSET] * len(batch) if scored.labels_offset is None else scored.labels_offset.tolist()
@@ -91,6 +91,7 @@ class VerdictEncoder:
                 first=None if first < 0 else Source(topic, partition, first),
                 labels_offset=label,
                 probability=chance,
+                out_of_range=outside.get(row, msgspec.UNSET),
             )
             for row, (
                 event_id,
@@ -146,6 +147,7 @@ class VerdictEncoder:
             versions=verdict.versions,
             source=verdict.source,
             probability=verdict.probability,
+            out_of_range=verdict.out_of_range,
         )
 
     def _said(self, scored: ScoredBatch) -> tuple[list[Any], list[Any]]:

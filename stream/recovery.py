@@ -139,7 +139,7 @@ class Recovery:
                     )
             if snapshot is not None:
                 try:
-                    scorer.ensemble.restore(snapshot.blob)
+                    scorer.restore(snapshot.blob)
                 except ValueError as error:
                     raise StateMismatch(
                         f"the detectors' snapshot of partition {partition} can not be used: {error}",
@@ -296,7 +296,7 @@ class Recovery:
         for row, verdict in enumerate(vectors):
             values = verdict.features or {}
             x[row] = [_number(values.get(name)) for name in self._names]
-        again = scorer.relearn(x, lessons)
+        again = scorer.relearn(x, np.array([v.event_time for v in vectors], dtype=np.int64), lessons)
         was: Floats = np.array([_number(v.score) for v in vectors])
         wrong = int(np.sum(~((again == was) | (np.isnan(again) & np.isnan(was)))))
         return len(vectors), wrong

@@ -80,4 +80,4 @@ class PartitionTask:
         """The detectors as memory has them now, likewise; None when nothing came since the last snapshot."""
         if self.snapshot_offset == self.scored_offset:
             return None
-        return ModelSnapshot(self.scored_offset, self.verdict_position, self.scorer.ensemble.snapshot())
+        return ModelSnapshot(self.scored_offset, self.verdict_position, self.scorer.snapshot())

@@ -17,7 +17,6 @@ from domain.codec import EventCodec
 from domain.pipeline import AggregateFeature, ExpressionFeature, Feature, Pipeline, ValueFeature
 from domain.verdict import DECISIONS, Verdict
 from featurestore.tables import FeatureTables
-from scoring.decision import decide
 from scoring.engine import PartitionScorer
 from scoring.scored import FLAG_BITS, ScoredBatch
 from stream.decoding import decode_messages
@@ -134,7 +133,7 @@ class PartitionOracle:
         wrong = []
         if fresh:
             again = ensemble.step(x.reshape(len(fresh), len(names)))
-            decisions = decide(again.score, self.pipeline.decision)
+            decisions = again.reached
             for row, verdict in enumerate(fresh):
                 same = (
                     _same(verdict.score, again.score[row]) and verdict.decision == DECISIONS[decisions[row]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,14 +29,17 @@ from domain.pipeline import Pipeline
 from domain.privacy import Protector
 from featurestore.tables import FeatureTables
 from lifecycle.backtest import BacktestPlan, BacktestRun, run_backtest
-from lifecycle.backtest_output import read_feature
+from lifecycle.backtest_output import read_feature, read_row_numbers
 from lifecycle.backtest_report import Contestant, Report, ReportOptions, evaluate
 from lifecycle.evaluation import Interval
 from lifecycle.event_files import read_events
 from lifecycle.event_rows import count_rows
+from lifecycle.fairness import fairness_gate
+from lifecycle.groups import by_group, read_groups
 from lifecycle.label_files import find_labels
 from scoring.engine import PartitionScorer
 from stream.topics import partition_of
+from tidegate.commands.fairness_view import fairness_table
 from tidegate.loading import load
 from tidegate.settings import Settings
 
@@ -60,6 +64,10 @@ def backtest(
     ] = None,
     partitions: Annotated[int, typer.Option(min=1, help="Process as a topic of so many partitions.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(help="Compare alerts and false alarms between groups: a field or column of the events."),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object on stdout instead of tables.")
     ] = False,
@@ -68,6 +76,7 @@ def backtest(
     console = Console(stderr=True)
     try:
         declared = load(pipeline)
+        groups = None if group_by is None else read_groups(events, declared, group_by, limit=limit)
         with progress_bar(console, "scoring", count_rows(events), limit) as advance:
             result, report = run(
                 declared,
@@ -91,14 +100,22 @@ def backtest(
     except KeyboardInterrupt:
         console.print("interrupted; no verdicts were written")
         raise typer.Exit(130) from None
+    fair = None
+    if groups is not None and group_by is not None:
+        fair = by_group(
+            result, read_row_numbers(out), groups, group_by, since=_time(train_until, "--train-until")
+        )
     unfed = declared.follows_labels and labels is None and label_column is None
     for warning in _warnings(result, declared, unfed=unfed):
         console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
     if as_json:
-        typer.echo(json.dumps(_summary(declared, result, report, out)))
+        summary = _summary(declared, result, report, out)
+        if fair is not None:
+            summary["fairness"] = fair.to_json() | {"gate": asdict(fairness_gate(fair))}
+        typer.echo(json.dumps(summary))
         return
     stdout = Console()
-    for table in tables(result, report):
+    for table in [*tables(result, report), *([] if fair is None else [fairness_table(fair)])]:
         stdout.print(table)
     stdout.print(f"verdicts: {out}", soft_wrap=True, highlight=False)
 

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from domain.durations import format_duration, parse_duration
 from domain.errors import PipelineInvalid, Problem, ServiceMissing
-from domain.pipeline import Aggregate, AggregateFeature, FieldType, ValueFeature
+from domain.pipeline import Aggregate, AggregateFeature, Cost, FieldType, Threshold, ValueFeature
 from domain.pipeline_features import _suggest_hop
 from domain.pipeline_file import json_schema, load_pipeline, parse_pipeline
 from tests.unit.domain.samples import EXAMPLES, PAYMENTS, payments
@@ -84,6 +84,26 @@ def test_the_digest_covers_every_part_and_nothing_else() -> None:
     assert len(pipeline.digest) == 64
     assert parse_pipeline("# comment\n" + PAYMENTS, "b.yaml").digest == pipeline.digest
     assert parse_pipeline(change("0.01", "0.02"), "a.yaml").digest != pipeline.digest
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{precision: 0.9}", Threshold(precision=0.9)),
+        ("{capacity: 100/d}", Threshold(per_day=100.0)),
+        ("{capacity: {per_day: 2.5}}", Threshold(per_day=2.5)),
+        ("{cost: {false_alarm: 5, missed: 80}}", Threshold(cost=Cost(false_alarm=5.0, missed=80.0))),
+        (
+            "{cost: {false_alarm: 0, missed: amount, capacity: 100 / d}}",
+            Threshold(cost=Cost(false_alarm=0.0, missed="amount", per_day=100.0)),
+        ),
+    ],
+)
+def test_each_kind_of_threshold_arrives(text: str, expected: Threshold) -> None:
+    changed = change("{budget: 0.01}", text)
+    assert parse_pipeline(changed, "p.yaml").decision.review == expected
+    schema = jsonschema.Draft202012Validator(json_schema())
+    assert schema.is_valid(YAML(typ="safe").load(changed))
 
 
 def test_every_mistake_is_reported_at_once_with_its_line() -> None:
@@ -228,7 +248,25 @@ X, HST = "a feature x instead of the last one", "one more key for the detector"
         (HST, "pairs: [amuont]", "hst.pairs", "'amuont' is not a feature this detector sees"),
         (HST, "features: [shop_count], pairs: [amount]", "hst.pairs", "not a feature this detector sees"),
         ("  hst: {kind: half_space_trees}\n", "  {}\n", "detectors", "is empty"),
-        ("{budget: 0.01}", "{precision: 0.9}", "decision.review.precision", "not built"),
+        ("{budget: 0.01}", "{precision: 1.0}", "decision.review.precision", "between 0 and 1"),
+        ("{budget: 0.01}", "{score: 0.9}", "decision.review.score", "not built"),
+        ("{budget: 0.01}", "{budget: 0.01, precision: 0.9}", "decision.review.precision", "beside budget"),
+        ("{budget: 0.01}", "{capacity: 100}", "decision.review.capacity", "alerts a day"),
+        ("{budget: 0.01}", "{capacity: {per_day: 0}}", "decision.review.capacity", "out of range"),
+        ("{budget: 0.01}", "{cost: {false_alarm: 5}}", "decision.review.cost.missed", "missing"),
+        (
+            "{budget: 0.01}",
+            "{cost: {false_alarm: 0, missed: 9}}",
+            "decision.review.cost.false_alarm",
+            "everything",
+        ),
+        (
+            "{budget: 0.01}",
+            "{cost: {false_alarm: 5, missed: at}}",
+            "decision.review.cost.missed",
+            "no number field",
+        ),
+        ("{budget: 0.01}", "{precision: 0.9}\n  block: {precision: 0.8}", "decision.block", "not above"),
         ("{budget: 0.01}", "{budget: 0.01}\n  block: {budget: 0.01}", "decision.block", "not below"),
         ("decision:\n", "decision:\n  combine: staked\n", "decision.combine", "not a choice"),
         ("decision:\n", "rules: [rules.yaml]\ndecision:\n", "rules", "not built"),
@@ -413,6 +451,9 @@ def test_no_damaged_file_raises_anything_else(data: st.DataObject) -> None:
         lambda d: d["detectors"]["hst"].pop("kind"),
         lambda d: d["decision"].update(combine="staked"),
         lambda d: d["decision"]["review"].update(budget=2),
+        lambda d: d["decision"]["review"].update(precision=0.9),
+        lambda d: d["decision"].update(review={"capacity": "100/w"}),
+        lambda d: d["decision"].update(review={"cost": {"missed": "amount"}}),
         lambda d: d.update(rules=[]),
     ],
 )

@@ -184,8 +184,11 @@ def test_the_command_measures_against_a_dummy_and_the_best_feature(
     apart = invoke(*common, "--out", str(tmp_path / "b.parquet"), "--labels", str(labels), "--json")
     assert json.loads(apart.stdout)["metrics"] == metrics
 
-    shown = invoke(*common, "--out", str(tmp_path / "a.parquet"), "--labels", str(events))
+    shown = invoke(
+        *common, "--out", str(tmp_path / "a.parquet"), "--labels", str(events), "--group-by", "country"
+    )
     assert shown.exit_code == 0
+    assert "By country" in shown.stdout
     assert "best single feature" in shown.stdout
 
 

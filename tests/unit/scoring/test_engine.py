@@ -9,7 +9,7 @@ from domain.batch import EventBatch, Floats
 from domain.codec import EventCodec
 from domain.pipeline import Pipeline
 from domain.privacy import Protector
-from domain.verdict import DECISIONS
+from domain.verdict import DECISIONS, Flag
 from featurestore.memory import MemoryStateStore
 from featurestore.ports import Applied, PartitionFlush
 from featurestore.tables import FeatureTables
@@ -124,9 +124,38 @@ def test_alerts_have_reasons_that_raised_the_score(pipeline: Pipeline, whole: Sc
         assert {r.feature for r in reasons} <= set(pipeline.feature_names)
 
 
-def test_thresholds_are_reached_not_passed(pipeline: Pipeline) -> None:
-    scores = np.array([0.0, np.nextafter(0.9, 0), 0.9, np.nextafter(0.98, 0), 0.98, 1.0, np.nan])
-    assert decide(scores, pipeline.decision).tolist() == [0, 0, 1, 1, 2, 2, 0]
+def test_a_value_far_outside_is_flagged_and_named(pipeline: Pipeline, batch: EventBatch) -> None:
+    amounts = batch.numbers["amount"].copy()
+    amounts[1_800] = 1e9
+    odd = EventBatch(
+        batch.ids,
+        batch.times,
+        batch.offsets,
+        batch.entities,
+        {**batch.numbers, "amount": amounts},
+        batch.strings,
+    )
+    scorer = PartitionScorer(pipeline)
+    scored = [scorer.process(part) for part in pieces(odd, 450)]
+    assert "amount" in scored[4].outside[0]
+    flagged = np.concatenate([s.flags & FLAG_BITS[Flag.OUT_OF_RANGE] for s in scored]) > 0
+    assert flagged[1_800]
+    assert flagged.sum() == sum(len(s.outside) for s in scored) < 30
+    encoder = VerdictEncoder(pipeline, code_version="test")
+    verdict, usual = encoder.verdicts(scored[4], partition=0, scored_at=1)[:2]
+    told = decode_verdict(encoder.encode(verdict))
+    assert Flag.OUT_OF_RANGE in told.flags
+    assert told.out_of_range == scored[4].outside[0]
+    assert b"out_of_range" not in encoder.encode(usual)
+    assert b'"out_of_range":["amount"' in encoder.encode(encoder.alert(verdict))
+
+
+def test_the_gravest_threshold_decides() -> None:
+    reached = np.array([0, 1, 2, 0, 1], dtype=np.int8)
+    block = np.array([False, True, False, False, False])
+    review = np.array([False, False, True, True, False])
+    assert decide(reached, [(2, block), (1, review)]).tolist() == [0, 2, 2, 1, 1]
+    assert reached.tolist() == [0, 1, 2, 0, 1]
 
 
 def test_verdicts_keep_every_bit_on_the_wire(pipeline: Pipeline, whole: ScoredBatch) -> None:
@@ -211,7 +240,7 @@ def test_rebuilding_and_relearning_is_as_good_as_having_been_there(
         stop = min(at + 300, half)
         scorer.rebuild(cut(batch, at, stop), whole.score[at:stop], whole.decision[at:stop].astype(np.int64))
         fresh = whole.first_offset[at:stop] < 0
-        again = scorer.relearn(whole.features[at:stop][fresh])
+        again = scorer.relearn(whole.features[at:stop][fresh], batch.times[at:stop][fresh])
         assert same(again, whole.score[at:stop][fresh])
     rest = scorer.process(cut(batch, half, ROWS))
     for name in ("features", "raw", "ranks", "score"):
