@@ -25,7 +25,7 @@ from domain.batch import Floats
 __all__ = ["EntityProfile", "Profile"]
 
 _ASSUMED = 10.0
-"""Events an entity counts as having when no count is declared: twice what the population is worth by default."""
+"""Events an entity counts as having when no count is declared: enough for its mean, too few for its spread."""
 
 _SMALLEST = 1e-60
 """Smaller spreads count as this: their squares must not vanish."""
@@ -53,7 +53,8 @@ class EntityProfile(OnlineDetector):
     """Compares values with their entities' own past over the columns ``features``.
 
     profiles  which features belong together; all must be among ``features``
-    prior     how many events of its own the population's spread is worth for an entity
+    prior     how many events of its own the population's spread is worth for an entity; many, as odd values
+              in its past widen an entity's spread, and few events with heavy tails say little about it
     warm_up   rows before it scores; until then only the population is learned
 
     The score is the root mean square, over the profiles whose value is there, of the standardised distances
@@ -66,7 +67,7 @@ class EntityProfile(OnlineDetector):
         *,
         seed: int,
         profiles: Sequence[Profile],
-        prior: float = 5.0,
+        prior: float = 20.0,
         warm_up: int = 500,
     ) -> None:
         if not profiles:

@@ -35,6 +35,12 @@ def _unit(draws: Ints, tree: int, seed: np.uint64) -> float:
 
 
 @compiled
+def _further(rows: int, depth_of: Floats) -> float:
+    """How much deeper ``rows`` could be cut. A count that cannot be (a foreign snapshot) reads no foreign memory."""
+    return float(depth_of[min(max(rows, 0), depth_of.shape[0] - 1)])
+
+
+@compiled
 def _score(row: Floats, feature: Int32s, cut: Floats, size: Int32s, depth_of: Floats) -> float:
     """2 to the power of minus the mean depth of ``row``, in units of the depth expected for all rows.
 
@@ -46,8 +52,8 @@ def _score(row: Floats, feature: Int32s, cut: Floats, size: Int32s, depth_of: Fl
         while feature[tree, node] >= 0:
             node = 2 * node + (2 if row[feature[tree, node]] >= cut[tree, node] else 1)
             total += 1.0
-        total += depth_of[size[tree, node]]
-    return float(2.0 ** (-total / (feature.shape[0] * depth_of[size[0, 0]])))
+        total += _further(size[tree, node], depth_of)
+    return float(2.0 ** (-total / (feature.shape[0] * _further(size[0, 0], depth_of))))
 
 
 @compiled

@@ -96,7 +96,7 @@ class EntityProfileParams(_Params, frozen=True, kw_only=True):
     """Parameters of ``entity_profile``; see :class:`detectors.entity_profile.EntityProfile`."""
 
     profiles: Annotated[tuple[Profile, ...], Meta(min_length=1, max_length=32)]
-    prior: Annotated[float, Meta(gt=0, le=1000)] = 5.0
+    prior: Annotated[float, Meta(gt=0, le=1000)] = 20.0
     warm_up: Annotated[int, Meta(ge=10, le=1024)] = 500
 
     def named_features(self) -> list[tuple[str, str]]:

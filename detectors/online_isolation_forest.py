@@ -138,6 +138,13 @@ class OnlineIsolationForest(OnlineDetector):
                 raise ValueError("snapshot of online_isolation_forest has a cut that cannot be")
         if size is not None and size.size and not 0 <= size.min() <= size.max() < self._depth_of.size:
             raise ValueError("snapshot of online_isolation_forest counts more rows than its window holds")
+        learned = state.arrays.get("learned")
+        if learned is not None and size is not None and size.shape == self._size.shape:
+            held = np.clip(learned, 0, self._rows.shape[0])
+            if (size[:, 0] != held).any():
+                raise ValueError(
+                    "snapshot of online_isolation_forest has other rows in its trees than it learned"
+                )
         self._scale.restore(child(state, "scale"))
         take_over(self._arrays(), state, "online_isolation_forest")
         self._seen = seen

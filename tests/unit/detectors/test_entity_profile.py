@@ -60,7 +60,7 @@ def test_few_events_lean_on_the_population() -> None:
     assert unknown == pytest.approx(100.0 / np.hypot(50.0, 10.0), rel=0.15)
     # two equal events give no spread: the population's is believed, not certainty
     assert score(detector, 115.0, 100.0, 0.0, 2.0) < 3.0
-    assert score(detector, 115.0, 100.0, 0.0, 1000.0) > 15.0
+    assert score(detector, 115.0, 100.0, 0.0, 1000.0) > 10.0
     # one event: its value is a mean without a spread
     assert score(detector, 250.0, 230.0, nan, 1.0) < unknown
 

@@ -132,6 +132,7 @@ def test_a_snapshot_that_would_lead_the_kernel_astray_is_refused() -> None:
         ("feature", deep, "cannot be"),
         ("feature", wide, "cannot be"),
         ("size", many, "more rows"),
+        ("learned", np.zeros(1, dtype=np.int64), "other rows"),
         ("window", good.arrays["window"][:-1], "'window'"),
         ("scale/rows", good.arrays["scale/rows"][:, :-1], "shape"),
     ):

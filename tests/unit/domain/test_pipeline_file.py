@@ -264,7 +264,7 @@ X, HST = "a feature x instead of the last one", "one more key for the detector"
             "{budget: 0.01}",
             "{cost: {false_alarm: 5, missed: at}}",
             "decision.review.cost.missed",
-            "no number field",
+            "is no feature",
         ),
         ("{budget: 0.01}", "{precision: 0.9}\n  block: {precision: 0.8}", "decision.block", "not above"),
         ("{budget: 0.01}", "{budget: 0.01}\n  block: {budget: 0.01}", "decision.block", "not below"),
