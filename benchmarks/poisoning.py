@@ -7,8 +7,8 @@ fraud before and after, and how many of the attacker's events were alerts on the
 
 Guards. ``none``: every event is learned. ``skip_high``: the detectors do not learn what scores 0.99 or more.
 ``tenth_of_high``: they learn a tenth of that, at random. ``cap_detectors``: they learn of one account one event in
-2,000; the attacker has five accounts, honest ones are taken not to reach the cap. ``cap_all``: nor do the ranks, against
-which others are judged, count what lies above the cap.
+2,000; the attacker has five accounts, honest ones are taken not to reach the cap. ``cap_all``: nor do the ranks,
+against which others are judged, count what lies above the cap.
 
 A guard must not make the detectors blind for honest change: in ``shift``, a third of the honest traffic moves for good
 (one feature by three times the width of its usual range, from all accounts). Told: which share of the alerts fell
