@@ -23,10 +23,10 @@ from domain.batch import Floats
 
 __all__ = ["BOUND", "DOUBLING", "MOST", "AlertBudgets"]
 
-DOUBLING = 4.0
+DOUBLING = 3.0
 """Alerts that double or halve the share. The count over many rows then deviates from the budget by about
-sqrt(DOUBLING / ln 2) = 2.4 alerts (the count of a fixed limit by the square root of the expected count)."""
-BOUND = 6 * DOUBLING
+sqrt(DOUBLING / ln 2) = 2.1 alerts (the count of a fixed limit by the square root of the expected count)."""
+BOUND = 8 * DOUBLING
 """Alerts that can be owed or saved: 24. In debt up to it nothing passes; more is neither remembered nor saved."""
 MOST = 0.25
 """Nothing less suspicious than a quarter of recent traffic is an alert, however much is saved. A budget above half

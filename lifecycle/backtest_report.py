@@ -20,12 +20,14 @@ from lifecycle.evaluation import (
     Bools,
     BudgetPoint,
     Interval,
+    TopK,
     bootstrap_days,
     bootstrap_ranking,
     budget_point,
     card_precision,
     known_compromised,
     ranking,
+    top_k,
 )
 
 __all__ = ["Contestant", "Decided", "Report", "ReportOptions", "evaluate"]
@@ -48,7 +50,7 @@ class ReportOptions:
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """One way to rank the events. ``budget`` and ``daily`` are at the review budget."""
+    """One way to rank the events. ``budget`` and ``daily`` are at the review budget, ``top`` at the capacity."""
 
     name: str
     auc: float
@@ -57,6 +59,7 @@ class Contestant:
     card_precision_nothing_removed: float
     budget: BudgetPoint
     daily: BudgetPoint
+    top: TopK
     abstained: int
     auc_interval: Interval | None = None
     average_precision_interval: Interval | None = None
@@ -200,6 +203,7 @@ def _contest(
         card_precision_nothing_removed=kept.mean,
         budget=budget_point(scores, rows.labels, budget=budget),
         daily=budget_point(scores, rows.labels, budget=budget, days=rows.days),
+        top=top_k(scores, rows.labels, rows.days, k=options.k),
         abstained=areas.abstained,
         auc_interval=auc,
         average_precision_interval=average_precision,
@@ -237,6 +241,9 @@ def _dummy(rows: _Rows, budget: float, options: ReportOptions) -> Contestant:
         card_precision_nothing_removed=mean(lambda c: c.card_precision_nothing_removed),
         budget=point(lambda c: c.budget),
         daily=point(lambda c: c.daily),
+        top=TopK(
+            options.k, drawn[0].top.taken, mean(lambda c: c.top.precision), mean(lambda c: c.top.recall)
+        ),
         abstained=0,
     )
 

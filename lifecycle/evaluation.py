@@ -32,12 +32,14 @@ __all__ = [
     "Interval",
     "Ranking",
     "Ranks",
+    "TopK",
     "bootstrap_days",
     "bootstrap_ranking",
     "budget_point",
     "card_precision",
     "known_compromised",
     "ranking",
+    "top_k",
 ]
 
 Bools = npt.NDArray[np.bool_]
@@ -91,6 +93,16 @@ class BudgetPoint:
     budget: float
     per_day: bool
     alerts: int
+    precision: float
+    recall: float
+
+
+@dataclass(frozen=True, slots=True)
+class TopK:
+    """Precision and recall when reviewers take the ``k`` most suspicious events of each day."""
+
+    k: int
+    taken: int
     precision: float
     recall: float
 
@@ -222,12 +234,7 @@ def budget_point(scores: Floats, labels: Bools, *, budget: float, days: Ints | N
         wanted = min(max(1, int(budget * len(rows) + 1e-9)), len(scored))
         if not wanted:
             continue
-        values = scores[scored]
-        edge = np.partition(values, len(values) - wanted)[len(values) - wanted]
-        above, tied = values > edge, values == edge
-        fraud = labels[scored]
-        share = (wanted - int(above.sum())) / int(tied.sum())
-        hits += float((fraud & above).sum()) + share * float((fraud & tied).sum())
+        hits += _expected_hits(scores[scored], labels[scored], wanted)
         alerts += wanted
     frauds = int(labels.sum())
     return BudgetPoint(
@@ -237,6 +244,38 @@ def budget_point(scores: Floats, labels: Bools, *, budget: float, days: Ints | N
         hits / alerts if alerts else float("nan"),
         hits / frauds if frauds else float("nan"),
     )
+
+
+def top_k(scores: Floats, labels: Bools, days: Ints, *, k: int) -> TopK:
+    """Precision and recall of the ``k`` highest-scored events of each day, of all days together.
+
+    A day with fewer scored events is taken whole. Equal scores at the edge count with their expectation.
+    """
+    if k < 1:
+        raise ValueError("k must be at least 1")
+    taken, hits = 0, 0.0
+    order = np.argsort(days, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(days[order])) + 1):
+        scored = rows[~np.isnan(scores[rows])]
+        wanted = min(k, len(scored))
+        if wanted:
+            taken += wanted
+            hits += _expected_hits(scores[scored], labels[scored], wanted)
+    frauds = int(labels.sum())
+    return TopK(
+        k,
+        taken,
+        hits / taken if taken else float("nan"),
+        hits / frauds if frauds else float("nan"),
+    )
+
+
+def _expected_hits(values: Floats, fraud: Bools, wanted: int) -> float:
+    """Frauds among the ``wanted`` highest values; where these end among equal ones, the expectation."""
+    edge = np.partition(values, len(values) - wanted)[len(values) - wanted]
+    above, tied = values > edge, values == edge
+    share = (wanted - int(above.sum())) / int(tied.sum())
+    return float((fraud & above).sum()) + share * float((fraud & tied).sum())
 
 
 def bootstrap_ranking(

@@ -148,8 +148,22 @@ def run(
         place=(lambda key: partition_of(key, partitions)) if partitions > 1 else None,
         progress=progress,
     )
-    options = ReportOptions(since=plan.train_until, label_delay=plan.label_delay, seed=pipeline.seed)
+    options = ReportOptions(
+        since=plan.train_until,
+        label_delay=plan.label_delay,
+        k=_capacity(pipeline),
+        seed=pipeline.seed,
+    )
     return result, evaluate(result, pipeline, lambda name: read_feature(out, name), options)
+
+
+def _capacity(pipeline: Pipeline) -> int:
+    """The alerts a day that the pipeline's reviewers can take; 100, as in the Handbook, where it does not say."""
+    for _, threshold in pipeline.decision.thresholds:
+        per_day = threshold.per_day if threshold.cost is None else threshold.cost.per_day
+        if per_day is not None:
+            return max(1, round(per_day))
+    return 100
 
 
 class progress_bar:  # noqa: N801 - used like a function
@@ -281,6 +295,8 @@ def _contest_table(report: Report) -> Table:
             lambda c: c.card_precision_interval,
         ),
         ("  nothing removed", lambda c: c.card_precision_nothing_removed, lambda c: None),
+        (f"precision, {report.k} events a day", lambda c: c.top.precision, lambda c: None),
+        (f"recall, {report.k} events a day", lambda c: c.top.recall, lambda c: None),
         (f"precision, {budget} alerts", lambda c: c.budget.precision, lambda c: None),
         (f"recall, {budget} alerts", lambda c: c.budget.recall, lambda c: None),
         (f"precision, {budget} each day", lambda c: c.daily.precision, lambda c: None),

@@ -19,6 +19,7 @@ from lifecycle.evaluation import (
     card_precision,
     known_compromised,
     ranking,
+    top_k,
 )
 
 SETTINGS = settings(max_examples=50, deadline=None)
@@ -146,3 +147,14 @@ def test_bootstrap_is_seeded_and_brackets_the_estimate() -> None:
     interval = bootstrap_days(result, replicates=200, seed=1)
     assert interval is not None
     assert interval.low <= result.mean <= interval.high
+
+
+def test_the_best_of_each_day_are_counted_with_ties_in_expectation() -> None:
+    scores = np.array([0.9, 0.5, 0.5, np.nan, 0.1, 0.8, np.nan])
+    labels = np.array([1, 1, 0, 1, 0, 0, 1], dtype=bool)
+    days = np.array([0, 0, 0, 0, 0, 1, 1])
+    found = top_k(scores, labels, days, k=2)
+    # day 0: one fraud and one of two equals; day 1: one scored event, honest
+    assert (found.taken, found.precision, found.recall) == (3, 1.5 / 3, 1.5 / 4)
+    with pytest.raises(ValueError, match="at least 1"):
+        top_k(scores, labels, days, k=0)
