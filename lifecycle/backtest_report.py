@@ -19,11 +19,13 @@ from lifecycle.evaluation import (
     DAY,
     Bools,
     BudgetPoint,
+    Calibration,
     Interval,
     TopK,
     bootstrap_days,
     bootstrap_ranking,
     budget_point,
+    calibration,
     card_precision,
     known_compromised,
     ranking,
@@ -109,6 +111,7 @@ class Report:
     best_feature: Contestant | None
     features: tuple[SingleFeature, ...]
     decided: tuple[Decided, ...]
+    probability: Calibration | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; what is not defined is null."""
@@ -175,6 +178,7 @@ def evaluate(
         best_feature=best,
         features=singles,
         decided=tuple(_decided(run.decision[chosen], labels, name) for name in DECISIONS[1:]),
+        probability=None if run.probability is None else calibration(run.probability[chosen], labels),
     )
 
 

@@ -27,6 +27,7 @@ from domain.batch import Floats, Ints
 __all__ = [
     "Bools",
     "BudgetPoint",
+    "Calibration",
     "CardDay",
     "CardPrecision",
     "Interval",
@@ -36,6 +37,7 @@ __all__ = [
     "bootstrap_days",
     "bootstrap_ranking",
     "budget_point",
+    "calibration",
     "card_precision",
     "known_compromised",
     "ranking",
@@ -244,6 +246,38 @@ def budget_point(scores: Floats, labels: Bools, *, budget: float, days: Ints | N
         hits / alerts if alerts else float("nan"),
         hits / frauds if frauds else float("nan"),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How far probabilities can be believed; ``brier_of_prevalence`` is the Brier score of always saying the share."""
+
+    rows: int
+    brier: float
+    brier_of_prevalence: float
+    expected_calibration_error: float
+
+
+def calibration(probability: Floats, labels: Bools, *, bins: int = 15) -> Calibration:
+    """Brier score and expected calibration error of probabilities (float64[n]; rows with NaN are left out).
+
+    Brier, Monthly Weather Review 78 (1950): the mean squared difference. Expected calibration error (Naeini, Cooper,
+    Hauskrecht, AAAI 2015) over ``bins`` of equally many rows: the mean distance of a bin's mean probability
+    from its share of frauds.
+
+    >>> calibration(np.array([0.0, 1.0, np.nan]), np.array([False, True, True])).brier
+    0.0
+    """
+    known = ~np.isnan(probability)
+    said, hit = probability[known], labels[known].astype(np.float64)
+    if not len(said):
+        return Calibration(0, np.nan, np.nan, np.nan)
+    share = float(hit.mean())
+    error = 0.0
+    for part in np.array_split(np.argsort(said, kind="stable"), bins):
+        if len(part):
+            error += len(part) / len(said) * abs(float(said[part].mean()) - float(hit[part].mean()))
+    return Calibration(len(said), float(((said - hit) ** 2).mean()), share * (1.0 - share), error)
 
 
 def top_k(scores: Floats, labels: Bools, days: Ints, *, k: int) -> TopK:

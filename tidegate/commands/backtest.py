@@ -273,6 +273,14 @@ def tables(result: BacktestRun, report: Report | None) -> list[Table]:
     counts.add_row("measured", f"{report.rows:,} events, {report.first_time} to {report.last_time}")
     counts.add_row("fraud", f"{report.frauds:,} ({report.prevalence:.3%})")
     counts.add_row("label delay", format_duration(report.label_delay))
+    if (said := report.probability) is not None:
+        text = "none yet: too few labels were known"
+        if said.rows:
+            text = (
+                f"Brier {said.brier:.5f} (always the share: {said.brier_of_prevalence:.5f}), "
+                f"calibration error {said.expected_calibration_error:.5f}, of {said.rows:,} events"
+            )
+        counts.add_row("probability", text)
     return [counts, _contest_table(report), _decided_table(report)]
 
 

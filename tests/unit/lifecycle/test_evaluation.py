@@ -16,6 +16,7 @@ from lifecycle.evaluation import (
     bootstrap_days,
     bootstrap_ranking,
     budget_point,
+    calibration,
     card_precision,
     known_compromised,
     ranking,
@@ -158,3 +159,16 @@ def test_the_best_of_each_day_are_counted_with_ties_in_expectation() -> None:
     assert (found.taken, found.precision, found.recall) == (3, 1.5 / 3, 1.5 / 4)
     with pytest.raises(ValueError, match="at least 1"):
         top_k(scores, labels, days, k=0)
+
+
+def test_probabilities_that_hold_have_little_calibration_error() -> None:
+    rng = np.random.default_rng(5)
+    truth = rng.random(60_000) ** 4
+    labels = rng.random(60_000) < truth
+    good, bold = calibration(truth, labels), calibration(np.sqrt(truth), labels)
+    assert good.expected_calibration_error < 0.01 < 0.2 < bold.expected_calibration_error
+    assert good.brier < bold.brier
+    assert good.brier_of_prevalence == pytest.approx(labels.mean() * (1 - labels.mean()))
+    silent = calibration(np.full(3, np.nan), np.array([True, False, True]))
+    assert silent.rows == 0
+    assert np.isnan(silent.brier)
