@@ -20,8 +20,8 @@ __all__ = ["GradientBoosting"]
 class GradientBoosting(LabelTrained):
     """Boosted trees over the columns ``features``; the score is the log-odds of a positive label.
 
-    trees, learning_rate, leaves, depth, min_leaf, l2  as scikit-learn's max_iter, learning_rate,
-        max_leaf_nodes, max_depth, min_samples_leaf, l2_regularization
+    trees, learning_rate, leaves, depth, min_leaf, l2, max_features  as scikit-learn's max_iter, learning_rate,
+        max_leaf_nodes, max_depth, min_samples_leaf, l2_regularization, max_features
     Others: see :class:`detectors.label_trained.LabelTrained`. A missing value goes, at each cut, to the side
     that fits it better; where none was missing at the fit, to the side of more rows.
     """
@@ -34,11 +34,12 @@ class GradientBoosting(LabelTrained):
         *,
         seed: int,
         trees: int = 100,
-        learning_rate: float = 0.1,
-        leaves: int = 31,
+        learning_rate: float = 0.05,
+        leaves: int = 8,
         depth: int = 8,
-        min_leaf: int = 20,
-        l2: float = 1.0,
+        min_leaf: int = 40,
+        l2: float = 10.0,
+        max_features: float = 0.5,
         memory: int = 20_000,
         refit_every: int = 86_400_000_000,
         min_labels: int = 500,
@@ -61,6 +62,7 @@ class GradientBoosting(LabelTrained):
             "max_depth": depth,
             "min_samples_leaf": min_leaf,
             "l2_regularization": l2,
+            "max_features": max_features,
         }
 
     def _fit(self, rows: TrainingRows) -> FittedTrees:

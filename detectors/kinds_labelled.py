@@ -58,20 +58,22 @@ class GradientBoostingParams(_FittedParams, frozen=True, kw_only=True):
     """Parameters of ``gradient_boosting``; see :class:`detectors.gradient_boosting.GradientBoosting`."""
 
     trees: Annotated[int, Meta(ge=1, le=1000)] = 100
-    learning_rate: Annotated[float, Meta(gt=0, le=1)] = 0.1
-    leaves: Annotated[int, Meta(ge=2, le=256)] = 31
+    learning_rate: Annotated[float, Meta(gt=0, le=1)] = 0.05
+    leaves: Annotated[int, Meta(ge=2, le=256)] = 8
     depth: Annotated[int, Meta(ge=1, le=16)] = 8
-    min_leaf: Annotated[int, Meta(ge=1, le=10_000)] = 20
-    l2: Annotated[float, Meta(ge=0, le=1e6)] = 1.0
+    min_leaf: Annotated[int, Meta(ge=1, le=10_000)] = 40
+    l2: Annotated[float, Meta(ge=0, le=1e6)] = 10.0
+    max_features: Annotated[float, Meta(gt=0, le=1)] = 0.5
 
 
 class RandomForestParams(_FittedParams, frozen=True, kw_only=True):
     """Parameters of ``random_forest``; see :class:`detectors.random_forest.RandomForest`."""
 
+    cuts: Literal["best", "random"] = "best"
     trees: Annotated[int, Meta(ge=1, le=1000)] = 100
     leaves: Annotated[int, Meta(ge=2, le=4096)] = 256
-    min_leaf: Annotated[int, Meta(ge=1, le=10_000)] = 5
-    max_features: Annotated[float, Meta(gt=0, le=1)] = 0.4
+    min_leaf: Annotated[int, Meta(ge=1, le=10_000)] = 10
+    max_features: Annotated[float, Meta(gt=0, le=1)] = 0.5
 
 
 class LogisticParams(_LabelledParams, frozen=True, kw_only=True):

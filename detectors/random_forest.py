@@ -1,12 +1,15 @@
-"""A random forest on labels: the mean of many trees, each grown on a resample of rows and random features.
+"""A random forest on labels: the mean of many trees that differ by chance.
 
-Breiman, "Random forests", Machine Learning 45 (2001). scikit-learn's RandomForestClassifier fits it; a
-compiled kernel scores it with the same bits as ``predict_proba``.
+Breiman, "Random forests", Machine Learning 45 (2001): each tree sees a resample of the rows, and each cut is
+the best one of some features. Geurts, Ernst and Wehenkel, "Extremely randomized trees", Machine Learning 63
+(2006): each tree sees all rows, and each cut is the best one of random cuts, one a feature. scikit-learn fits
+both; a compiled kernel scores them with the same bits as ``predict_proba``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from detectors.compressed_trees import Compression
 from detectors.label_memory import TrainingRows
@@ -19,6 +22,7 @@ __all__ = ["RandomForest"]
 class RandomForest(LabelTrained):
     """A forest over the columns ``features``; the score is the probability of a positive label.
 
+    cuts                     ``best`` (Breiman) or ``random`` (extremely randomized trees)
     trees, leaves, min_leaf  as scikit-learn's n_estimators, max_leaf_nodes, min_samples_leaf
     max_features             share of the features that each cut chooses from
     Others: see :class:`detectors.label_trained.LabelTrained`. A missing value goes, at each cut, to the side
@@ -32,10 +36,11 @@ class RandomForest(LabelTrained):
         features: Sequence[str],
         *,
         seed: int,
+        cuts: Literal["best", "random"] = "best",
         trees: int = 100,
         leaves: int = 256,
-        min_leaf: int = 5,
-        max_features: float = 0.4,
+        min_leaf: int = 10,
+        max_features: float = 0.5,
         memory: int = 20_000,
         refit_every: int = 86_400_000_000,
         min_labels: int = 500,
@@ -51,6 +56,7 @@ class RandomForest(LabelTrained):
             min_positive=min_positive,
             compress=compress,
         )
+        self._cuts = cuts
         self._settings = {
             "n_estimators": trees,
             "max_leaf_nodes": leaves,
@@ -59,9 +65,10 @@ class RandomForest(LabelTrained):
         }
 
     def _fit(self, rows: TrainingRows) -> FittedTrees:
-        # imported where it is needed: loading scikit-learn takes seconds, and only fitting needs it
-        from sklearn.ensemble import RandomForestClassifier
+        # imported where they are needed: loading scikit-learn takes seconds, and only fitting needs it
+        from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
 
-        model = RandomForestClassifier(**self._settings, random_state=self._seed, n_jobs=1)
+        kind = RandomForestClassifier if self._cuts == "best" else ExtraTreesClassifier
+        model = kind(**self._settings, random_state=self._seed, n_jobs=1)
         model.fit(rows.x, rows.y, sample_weight=rows.weight)
         return grown(model)
