@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from detectors.arrays import Arrays, child, merge, pack, unpack
-from detectors.kernels_ranks import average
+from detectors.combine import evidence
 from detectors.kinds import build
 from detectors.protocol import Detector
 from detectors.ranks import MINIMUM, WINDOW, RankTable
@@ -130,7 +130,7 @@ class Ensemble:
             except Exception as error:  # one detector's fault must not silence the others
                 failed[name] = type(error).__name__
             ranks[:, i] = self._tables[i].rank(raw[:, i])
-        score = self._final.rank(_mean(ranks))
+        score = self._final.rank(evidence(ranks))
         return EnsembleOutput(raw, ranks, score, _joined(self._segments(0, raw, self.abstained(), failed)))
 
     def fit(self, x: Floats) -> None:
@@ -147,7 +147,7 @@ class Ensemble:
             self._tables[i].step(raw)
             ranks[:, i] = self._tables[i].rank(raw)
             self._joined[i] = self._tables[i].ready
-        self._final.step(_mean(ranks))
+        self._final.step(evidence(ranks))
         self.reference.add(x)
         self.seen += n
 
@@ -221,7 +221,7 @@ class Ensemble:
             except Exception as error:  # one detector's fault must not silence the others
                 failed[name] = type(error).__name__
             ranks[:, i] = table.step(raw[:, i])
-        score[:] = self._final.step(_mean(ranks))
+        score[:] = self._final.step(evidence(ranks))
         return self._segments(start, raw, abstained, failed, versions)
 
     def _segments(
@@ -253,12 +253,6 @@ class Ensemble:
                     reasons[name] = failed.get(name) or self._detectors[i].last_failure or "score not finite"
             segments.append(Segment(start + first, start + stop, versions, reasons))
         return segments
-
-
-def _mean(ranks: Floats) -> Floats:
-    out = np.empty(ranks.shape[0])
-    average(ranks, out)
-    return out
 
 
 def _joined(segments: list[Segment]) -> tuple[Segment, ...]:

@@ -7,7 +7,7 @@ import numpy as np
 from domain.batch import Floats
 from domain.compiled import compiled
 
-__all__ = ["sample_rows"]
+__all__ = ["sample_rows", "unit"]
 
 
 @compiled
@@ -20,6 +20,12 @@ def _mix(seed: np.uint64, index: np.uint64) -> np.uint64:
 
 
 @compiled
+def unit(seed: np.uint64, index: np.uint64) -> float:
+    """A number in [0, 1) that depends on nothing else."""
+    return float(np.float64(_mix(seed, index) >> np.uint64(11)) * 2.0**-53)
+
+
+@compiled
 def sample_rows(rows: Floats, seen: int, horizon: int, seed: np.uint64, x: Floats) -> None:
     """Offer the rows of ``x`` (the stream's rows from index ``seen``) to the sample ``rows``."""
     capacity = rows.shape[0]
@@ -29,8 +35,7 @@ def sample_rows(rows: Floats, seen: int, horizon: int, seed: np.uint64, x: Float
         slot = index
         if index >= capacity:
             among = min(index + 1, horizon)
-            unit = np.float64(_mix(seed, np.uint64(index)) >> np.uint64(11)) * 2.0**-53
-            slot = int(unit * among)
+            slot = int(unit(seed, np.uint64(index)) * among)
         if slot < capacity:
             for j in range(columns):
                 rows[slot, j] = x[i, j]
