@@ -16,7 +16,7 @@ from detectors.arrays import Arrays, child, merge, pack, unpack
 from detectors.combine import evidence
 from detectors.kinds import build
 from detectors.protocol import Detector
-from detectors.ranks import MINIMUM, WINDOW, RankTable
+from detectors.ranks import WINDOW, RankTable
 from detectors.reference import ReferenceSample
 from domain.batch import Floats, Ints
 from domain.pipeline import Pipeline
@@ -24,7 +24,9 @@ from domain.pipeline import Pipeline
 __all__ = ["Ensemble", "EnsembleOutput", "Segment"]
 
 _COMBINERS = ("rank_average",)
-_FORMAT = 1
+_FORMAT = 2
+_KEPT = 500
+"""Means kept when a detector joins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +217,7 @@ class Ensemble:
             if table.ready and not self._joined[i]:
                 # The mean over one more detector has another spread: let the old means fade quickly.
                 self._joined[i] = True
-                self._final.forget(MINIMUM)
+                self._final.forget(_KEPT)
             try:
                 raw[:, i] = detector.step(self._view(x, i))
             except Exception as error:  # one detector's fault must not silence the others

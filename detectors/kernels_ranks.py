@@ -13,17 +13,19 @@ COUNT, END, SIZE = 0, 1, 2
 """Cells of a table's int64[3] state: scores taken in, index after the newest served one, number served."""
 
 _LARGEST_BLOCK = 256
+_AT_ONCE = 32
 
 
 @compiled
 def served_end(count: int, probation: int) -> int:
     """Index after the newest served score when ``count`` have been taken in.
 
-    Half of all scores so far are on probation, at most ``probation``. The rest is served, rounded down to
-    blocks of a sixteenth to a thirty-second of itself, at most 256: the sorted window is rebuilt once a
-    block, and as blocks are counted from the first score, batches have no part in it.
+    The first 32 are served at once. Of all others so far three quarters are on probation, at most
+    ``probation``. The rest is served, rounded down to blocks of a sixteenth to a thirty-second of itself, at
+    most 256: the sorted window is rebuilt once a block, and as blocks are counted from the first score,
+    batches have no part in it.
     """
-    end = count - min(probation, count >> 1)
+    end = max(min(count, _AT_ONCE), count - min(probation, count * 3 // 4))
     block = 1
     while block < _LARGEST_BLOCK and end >= 32 * block:
         block *= 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from domain.batch import Floats
+from domain.batch import Floats, Ints
 from domain.compiled import compiled
 
 __all__ = ["sample_rows", "unit"]
@@ -26,8 +26,13 @@ def unit(seed: np.uint64, index: np.uint64) -> float:
 
 
 @compiled
-def sample_rows(rows: Floats, seen: int, horizon: int, seed: np.uint64, x: Floats) -> None:
-    """Offer the rows of ``x`` (the stream's rows from index ``seen``) to the sample ``rows``."""
+def sample_rows(
+    rows: Floats, arrived: Ints, seen: int, horizon: int, seed: np.uint64, x: Floats
+) -> None:
+    """Offer the rows of ``x`` (the stream's rows from index ``seen``) to the sample ``rows``.
+
+    ``arrived`` gets the index of each row that is taken.
+    """
     capacity = rows.shape[0]
     columns = rows.shape[1]
     for i in range(x.shape[0]):
@@ -37,5 +42,6 @@ def sample_rows(rows: Floats, seen: int, horizon: int, seed: np.uint64, x: Float
             among = min(index + 1, horizon)
             slot = int(unit(seed, np.uint64(index)) * among)
         if slot < capacity:
+            arrived[slot] = index
             for j in range(columns):
                 rows[slot, j] = x[i, j]
