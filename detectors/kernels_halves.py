@@ -119,7 +119,8 @@ def _plant(
 def plant_trees(
     x: Float32s,
     samples: int,
-    limit: float,
+    least_limit: float,
+    most_limit: float,
     reach: float,
     seed: np.uint64,
     feature: Int32s,
@@ -130,7 +131,8 @@ def plant_trees(
 
     x        float32[n, columns], n at least 1, no NaN
     samples  random rows that set the ranges of each tree
-    limit    a node with at most this share of all rows is not cut
+    limits   a node with at most a share of all rows is not cut; each tree draws it between these two, evenly in
+             logarithms
     reach    cuts lie within the range of a node's rows, widened by this share of it on either side
     """
     n, width = x.shape
@@ -142,15 +144,16 @@ def plant_trees(
         draws = _shuffle(rows, min(n, samples), seed, draws)
         seen = least + int(unit(seed, np.uint64(draws)) * (width - least + 1))
         draws = _shuffle(columns, seen, seed, draws + 1)
+        level = least_limit * (most_limit / least_limit) ** unit(seed, np.uint64(draws))
         draws = _plant(
             x,
             rows,
             columns[:seen],
             min(n, samples),
-            limit,
+            level,
             reach,
             seed,
-            draws,
+            draws + 1,
             feature[t],
             threshold[t],
             leaf[t],

@@ -23,9 +23,9 @@ __all__ = ["RobustHalfSpaceTrees"]
 
 _SAMPLES = 256
 """Rows that set the ranges of one tree: a rare outlier stretches few trees."""
-_LIMIT = 0.05
-"""A node with less than this share of all rows is not cut: a cluster of attacks is seen as one, and as small. The
-paper takes 0.1 of a window; both are far above the attacks' share and far below that of usual traffic."""
+_LIMITS = (0.0125, 0.2)
+"""A node with less than a share of all rows is not cut, so that a cluster of attacks is seen as one, and as small. The
+paper takes 0.1 of a window; here each tree draws its own around 0.05, because nobody knows a cluster's size."""
 _REACH = 0.5
 """Share by which the range of a node is widened at either end, as the paper's work range is: a cut outside the sampled
 rows makes an empty half, which only what was never seen falls into."""
@@ -69,6 +69,6 @@ class RobustHalfSpaceTrees(RefittedForest):
         threshold = np.full((self._trees, inner), np.inf, dtype=np.float32)
         leaf = np.zeros((self._trees, inner + 1))
         x = prepared(rows, medians)
-        plant_trees(x, _SAMPLES, _LIMIT, _REACH, np.uint64(seed), feature, threshold, leaf)
+        plant_trees(x, _SAMPLES, *_LIMITS, _REACH, np.uint64(seed), feature, threshold, leaf)
         # The score is two to the power of minus the mean over the height: higher is more suspicious.
         return PackedForest(feature, threshold, leaf, medians, float(self._trees * self._height))
