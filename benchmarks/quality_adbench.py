@@ -30,7 +30,10 @@ from lifecycle.evaluation import Bools, ranking
 __all__ = ["DEFAULT", "FILES", "PUBLISHED", "Quality", "data_file", "run", "table"]
 
 FILES = {"http": "16_http", "smtp": "34_smtp", "shuttle": "32_shuttle", "cover": "10_cover"}
-DEFAULT = (DetectorSpec(name="hst", kind="half_space_trees"), DetectorSpec(name="iforest", kind="isolation_forest"))
+DEFAULT = (
+    DetectorSpec(name="hst", kind="half_space_trees"),
+    DetectorSpec(name="iforest", kind="isolation_forest"),
+)
 """The detectors of the default pipeline, all with default parameters."""
 PUBLISHED = {
     "http": {"river_hst": (0.301, 0.005), "plain_forest": (0.997, 0.696)},

@@ -11,10 +11,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from detectors.arrays import Arrays
+from detectors.protocol import Detector
+from detectors.ranks import RankTable
+from detectors.refitted import RefittedForest
 from domain.batch import Floats
 from domain.compiled import compiled
 
-__all__ = ["evidence"]
+__all__ = ["PRIOR", "OwnRanks", "evidence", "ranks_of"]
+
+PRIOR = 10_000
+"""Scores that the expected distribution of :func:`evidence` weighs as much as, until there is a window of them."""
 
 
 @compiled
@@ -40,3 +47,41 @@ def evidence(ranks: Floats) -> Floats:
     out = np.empty(ranks.shape[0])
     _mean_surprise(ranks, out)
     return out
+
+
+class OwnRanks:
+    """Ranks of a detector that knows what its present model says of the rows it was fitted from.
+
+    Such ranks mean the same before and after a fit, where a window of past scores would mix those of many
+    models. To the ensemble it looks like a :class:`detectors.ranks.RankTable` that is always ready.
+    """
+
+    ready = True
+    missing = 0
+    abstains_because: str | None = None
+
+    def __init__(self, detector: RefittedForest) -> None:
+        self._detector = detector
+
+    def rank(self, scores: Floats) -> Floats:
+        """Ranks of scores of the present model."""
+        return self._detector.rank(scores)
+
+    def step(self, scores: Floats) -> Floats:
+        """Ranks of the rows that the detector has just stepped, whose scores these are; NaN where it failed."""
+        ranks = self._detector.stepped_ranks()
+        if ranks.shape != scores.shape:
+            return self._detector.rank(scores)
+        return np.where(np.isfinite(scores), ranks, np.nan)
+
+    def snapshot(self) -> Arrays:
+        """Nothing: the detector holds it all."""
+        return Arrays()
+
+    def restore(self, state: Arrays) -> None:
+        """Nothing to take over."""
+
+
+def ranks_of(detector: Detector) -> RankTable | OwnRanks:
+    """How the scores of ``detector`` become ranks."""
+    return OwnRanks(detector) if isinstance(detector, RefittedForest) else RankTable()

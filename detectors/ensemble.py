@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from detectors.arrays import Arrays, child, merge, pack, unpack
-from detectors.combine import evidence
+from detectors.combine import PRIOR, evidence, ranks_of
 from detectors.kinds import build
 from detectors.protocol import Detector
 from detectors.ranks import WINDOW, RankTable
@@ -84,8 +84,8 @@ class Ensemble:
             self._columns.append(None if seen == features else np.array([features.index(f) for f in seen]))
             self._detectors.append(build(spec, seen, pipeline.seed))
         self.names: tuple[str, ...] = tuple(spec.name for spec in pipeline.detectors)
-        self._tables = [RankTable() for _ in self._detectors]
-        self._final = RankTable()
+        self._tables = [ranks_of(detector) for detector in self._detectors]
+        self._final = RankTable(minimum=0, prior=PRIOR)
         self._joined = [False] * len(self._detectors)
         self.reference = ReferenceSample(self._width, pipeline.seed)
         self.seen = 0

@@ -32,10 +32,10 @@ class IsolationForest(RefittedForest):
         seed: int,
         trees: int = 100,
         samples: int = 256,
-        warm_up: int = 64,
-        refit_every: int = 50_000,
+        warm_up: int = 32,
+        refit_every: int = 20_000,
         reservoir: int = 4096,
-        max_features: float = 1.0,
+        max_features: float = 0.5,
     ) -> None:
         super().__init__(
             "isolation_forest",
@@ -49,7 +49,7 @@ class IsolationForest(RefittedForest):
         self._samples = samples
         self._max_features = max_features
 
-    def _fitted(self, rows: Floats, seed: int) -> PackedForest:
+    def _fitted(self, rows: Floats, seed: int) -> tuple[PackedForest, Floats]:
         medians = medians_of(rows)
         x = prepared(rows, medians)
         # imported where it is needed: loading scikit-learn takes seconds, and only fitting needs it
@@ -61,4 +61,5 @@ class IsolationForest(RefittedForest):
             max_features=self._max_features,
             random_state=seed,
         ).fit(x)
-        return PackedForest.packed(fitted, medians)
+        forest = PackedForest.packed(fitted, medians)
+        return forest, forest.score(rows)

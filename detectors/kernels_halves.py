@@ -60,6 +60,7 @@ def _plant(
     feature: Int32s,
     threshold: Float32s,
     leaf: Floats,
+    without: Floats,
 ) -> int:
     """One tree over ``columns``; ``rows`` in random order, of which the first ``samples`` set the ranges.
 
@@ -72,12 +73,11 @@ def _plant(
     mass = np.zeros(2 * inner + 1)
     mass[0] = n
     ended = np.zeros(2 * inner + 1, dtype=np.bool_)
-    value = np.zeros(2 * inner + 1)
+    kept = np.zeros(2 * inner + 1, dtype=np.int32)
     lows = np.empty((inner + 1, width), dtype=np.float32)
     highs = np.empty((inner + 1, width), dtype=np.float32)
     cuttable = np.empty(width, dtype=np.int32)
     first = 0
-    depth = 0
     while first < inner:
         _ranges(x, rows[:samples], columns, place, first, lows, highs)
         for node in range(first, 2 * first + 1):
@@ -90,7 +90,7 @@ def _plant(
                             found += 1
                 if found == 0:
                     ended[node] = True
-                    value[node] = np.log2((mass[node] + 0.5) / (n + 1.0)) + depth
+                    kept[node] = node
                 else:
                     c = cuttable[int(unit(seed, np.uint64(draws)) * found)]
                     low = float(lows[node - first, c])
@@ -101,17 +101,18 @@ def _plant(
                     threshold[node] = np.float32(low + at * span)
             if ended[node]:
                 ended[2 * node + 1] = True
-                value[2 * node + 1] = value[node]
+                kept[2 * node + 1] = kept[node]
         for i in range(n):
             node = place[i]
             child = 2 * node + 1 + (x[rows[i], feature[node]] > threshold[node])
             place[i] = child
             mass[child] += 1.0
         first = 2 * first + 1
-        depth += 1
     for node in range(inner, 2 * inner + 1):
-        full = value[node] if ended[node] else np.log2((mass[node] + 0.5) / (n + 1.0)) + depth
-        leaf[node - inner] = full
+        last = kept[node] if ended[node] else node
+        level = np.floor(np.log2(last + 1.0))
+        leaf[node - inner] = np.log2((mass[last] + 0.5) / (n + 1.0)) + level
+        without[node - inner] = np.log2((max(mass[last] - 1.0, 0.0) + 0.5) / n) + level
     return draws
 
 
@@ -126,8 +127,13 @@ def plant_trees(
     feature: Int32s,
     threshold: Float32s,
     leaf: Floats,
+    without: Floats,
 ) -> None:
     """Plant one tree into each row of ``feature``, ``threshold`` (all +inf before) and ``leaf``.
+
+    ``without`` gets the values that leaves would have without one of the rows in them: what the rows of ``x``
+    are scored with as if each had not been there.
+
 
     x        float32[n, columns], n at least 1, no NaN
     samples  random rows that set the ranges of each tree
@@ -157,4 +163,5 @@ def plant_trees(
             feature[t],
             threshold[t],
             leaf[t],
+            without[t],
         )

@@ -53,6 +53,8 @@ def _place(ordered: Floats, size: int, value: float) -> float:
     In a gap the part is linear; above the greatest value it is e / (1 + e), where e is the excess in units
     of the distance from the median to the greatest. All differences are of halves: they cannot overflow.
     """
+    if size == 0:
+        return 0.0
     lower = _below(ordered, size, value)
     part = 1.0
     if lower == size:
@@ -69,14 +71,27 @@ def _place(ordered: Floats, size: int, value: float) -> float:
 
 
 @compiled
-def place_all(ordered: Floats, size: int, minimum: int, values: Floats, out: Floats) -> None:
+def _rank(ordered: Floats, size: int, prior: float, value: float) -> float:
+    """Place of ``value``, mixed with what an exponential distribution says while the window is not full.
+
+    The latter weighs as much as ``prior`` scores at first and nothing at the end.
+    """
+    placed = _place(ordered, size, value)
+    weight = prior * (1.0 - size / ordered.shape[0])
+    if weight <= 0.0:
+        return placed
+    return (size * placed - weight * np.expm1(-max(value, 0.0))) / (size + weight)
+
+
+@compiled
+def place_all(ordered: Floats, size: int, minimum: int, prior: float, values: Floats, out: Floats) -> None:
     """Write to out[i] the rank of values[i] in ordered[:size]; NaN if not finite or size < minimum."""
     for i in range(values.shape[0]):
         value = values[i]
         if size < minimum or not np.isfinite(value):
             out[i] = np.nan
         else:
-            out[i] = _place(ordered, size, value)
+            out[i] = _rank(ordered, size, prior, value)
 
 
 @compiled
@@ -131,6 +146,7 @@ def step_ranks(
     state: Ints,
     minimum: int,
     probation: int,
+    prior: float,
     values: Floats,
     out: Floats,
 ) -> None:
@@ -144,7 +160,7 @@ def step_ranks(
         if not np.isfinite(value):
             out[i] = np.nan
             continue
-        out[i] = _place(ordered, state[SIZE], value) if state[SIZE] >= minimum else np.nan
+        out[i] = _rank(ordered, state[SIZE], prior, value) if state[SIZE] >= minimum else np.nan
         ring[state[COUNT] % ring.shape[0]] = value
         state[COUNT] += 1
         end = served_end(state[COUNT], probation)

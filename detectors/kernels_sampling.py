@@ -26,9 +26,7 @@ def unit(seed: np.uint64, index: np.uint64) -> float:
 
 
 @compiled
-def sample_rows(
-    rows: Floats, arrived: Ints, seen: int, horizon: int, seed: np.uint64, x: Floats
-) -> None:
+def sample_rows(rows: Floats, arrived: Ints, seen: int, horizon: int, seed: np.uint64, x: Floats) -> None:
     """Offer the rows of ``x`` (the stream's rows from index ``seen``) to the sample ``rows``.
 
     ``arrived`` gets the index of each row that is taken.

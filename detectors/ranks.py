@@ -7,7 +7,7 @@ argument of conformal prediction: Vovk, Gammerman, Shafer, Algorithmic Learning 
 Ties count as not lower: a detector that says the same of everything makes nothing look suspicious.
 
 Two things keep the upper end, on which alerts depend, usable. A score is compared only with scores that
-are off *probation* (three quarters of all so far, at most the newest 10,000, are on it), so a burst of attacks
+are off *probation* (three quarters of all so far, at most the newest 2,000, are on it), so a burst of attacks
 does not vouch for itself. And scores in one gap, above all those beyond the greatest, keep their order: the rank
 moves by less than half the share of one score.
 """
@@ -35,14 +35,24 @@ _BLOCK = 256
 class RankTable:
     """A sliding window of past scores; ranks lie strictly between 0 and 1.
 
+    With a ``prior``, scores are expected to be exponential with mean 1 on ordinary traffic, and that weighs as much
+    as so many scores at first, less as the window fills, and nothing once it is full.
+
     >>> table = RankTable(window=4, minimum=2, probation=0)
     >>> table.step(np.array([1.0, 2.0, 3.0, 0.0]))
     array([       nan,        nan, 0.75      , 0.        ])
     """
 
-    def __init__(self, window: int = WINDOW, minimum: int = MINIMUM, probation: int = PROBATION) -> None:
-        if not 1 <= minimum <= window:
+    def __init__(
+        self,
+        window: int = WINDOW,
+        minimum: int = MINIMUM,
+        probation: int = PROBATION,
+        prior: int = 0,
+    ) -> None:
+        if not 1 <= minimum <= window and not (prior and minimum == 0):
             raise ValueError(f"minimum {minimum} must lie between 1 and the window {window}")
+        self._prior = prior
         self._window = window
         self._minimum = minimum
         self._probation = probation
@@ -64,7 +74,9 @@ class RankTable:
         """How many more scores it needs before it is ready; 0 when it is."""
         more = 0
         count, served = int(self._state[COUNT]), int(self._state[END]) - len(self)
-        while len(self) < self._minimum and served_end(count + more, self._probation) - served < self._minimum:
+        while (
+            len(self) < self._minimum and served_end(count + more, self._probation) - served < self._minimum
+        ):
             more += 1
         return more
 
@@ -79,7 +91,8 @@ class RankTable:
         NaN for what is not finite, and for all while not ready.
         """
         out = np.empty(scores.shape[0])
-        place_all(self._ordered, len(self), self._minimum, np.ascontiguousarray(scores), out)
+        values = np.ascontiguousarray(scores)
+        place_all(self._ordered, len(self), self._minimum, float(self._prior), values, out)
         return out
 
     def step(self, scores: Floats) -> Floats:
@@ -96,6 +109,7 @@ class RankTable:
             self._state,
             self._minimum,
             self._probation,
+            float(self._prior),
             values,
             out,
         )
@@ -130,7 +144,12 @@ class RankTable:
         self._load(recent, count, end, size)
 
     def _parameters(self) -> dict[str, int]:
-        return {"window": self._window, "minimum": self._minimum, "probation": self._probation}
+        return {
+            "window": self._window,
+            "minimum": self._minimum,
+            "probation": self._probation,
+            "prior": self._prior,
+        }
 
     def _recent(self) -> Floats:
         count, end, size = self._state.tolist()

@@ -10,6 +10,7 @@ import numpy as np
 
 from detectors.arrays import Arrays, child, merge
 from detectors.forest import PackedForest
+from detectors.kernels_ranks import place_all
 from detectors.sampling import Reservoir
 from detectors.schedule import next_fit, trusted
 from domain.batch import Floats
@@ -38,6 +39,8 @@ class RefittedForest(ABC):
         self._due = warm_up
         self._fits = 0
         self._forest: PackedForest | None = None
+        self._usual: Floats = np.empty(0)
+        self._stepped: Floats = np.empty(0)
 
     @property
     def ready(self) -> bool:
@@ -71,15 +74,31 @@ class RefittedForest(ABC):
         """Score each row, then sample it, and fit again where it is due."""
         n = x.shape[0]
         out = np.empty(n)
+        self._stepped = np.empty(n)
         at = 0
         while at < n:
             stop = min(n, at + self._due - self._reservoir.seen)
             out[at:stop] = self.score(x[at:stop])
+            self._stepped[at:stop] = self.rank(out[at:stop])
             self._reservoir.add(x[at:stop])
             at = stop
             if self._reservoir.seen == self._due:
                 self._refit()
         return out
+
+    def rank(self, scores: Floats) -> Floats:
+        """Where scores of the present forest stand among those of the rows it was fitted from: float64[n], in [0, 1).
+
+        NaN for what is not finite.
+        """
+        out = np.empty(scores.shape[0])
+        values = np.ascontiguousarray(scores)
+        place_all(self._usual, self._usual.shape[0], 1, 0.0, values, out)
+        return out
+
+    def stepped_ranks(self) -> Floats:
+        """Ranks of the rows of the last :meth:`step`, each by the forest that scored it."""
+        return self._stepped
 
     def fit(self, x: Floats) -> None:
         """Sample past rows, trust them all, and fit at once, whether or not a fit is due."""
@@ -93,6 +112,7 @@ class RefittedForest(ABC):
         children = {"reservoir": self._reservoir.snapshot()}
         if self._forest is not None:
             children["forest"] = self._forest.snapshot()
+            children["usual"] = Arrays({"scores": self._usual})
         return merge(children, Arrays({}, {"first": self._first, "due": self._due, "fits": self._fits}))
 
     def restore(self, state: Arrays) -> None:
@@ -104,14 +124,21 @@ class RefittedForest(ABC):
         if due <= self._reservoir.seen:
             raise ValueError(f"snapshot of {self._kind}: 'due' lies in the past")
         packed = child(state, "forest")
+        usual = child(state, "usual").arrays.get("scores", np.empty(0))
+        if usual.dtype != np.float64 or usual.ndim != 1 or (usual.size > 0) != bool(packed.arrays):
+            raise ValueError(f"snapshot of {self._kind} lacks the scores of usual rows")
+        self._usual = usual
         self._forest = PackedForest.restored(packed, self._width) if packed.arrays else None
         self._first = first
         self._due = due
         self._fits = fits
 
     @abstractmethod
-    def _fitted(self, rows: Floats, seed: int) -> PackedForest:
-        """A forest of ``rows`` (float64[n, features], NaN missing, at least one)."""
+    def _fitted(self, rows: Floats, seed: int) -> tuple[PackedForest, Floats]:
+        """A forest of ``rows`` (float64[n, features], NaN missing, at least one), and what it says of them.
+
+        The latter as near as possible to what it would say had it not been fitted from them.
+        """
 
     def _refit(self) -> None:
         seen = self._reservoir.seen
@@ -120,6 +147,7 @@ class RefittedForest(ABC):
             rows = self._reservoir.rows
         # Each fit draws anew, or the same cuts would be made for ever.
         drawn = hashlib.sha256(f"{self._seed}:{self._fits}".encode()).digest()
-        self._forest = self._fitted(rows, int.from_bytes(drawn[:4], "little"))
+        self._forest, usual = self._fitted(rows, int.from_bytes(drawn[:4], "little"))
+        self._usual = np.sort(usual)
         self._fits += 1
         self._due = next_fit(seen, self._first, self._refit_every)

@@ -47,8 +47,8 @@ class RobustHalfSpaceTrees(RefittedForest):
         seed: int,
         trees: int = 100,
         height: int = 6,
-        window: int = 64,
-        refit_every: int = 10_000,
+        window: int = 32,
+        refit_every: int = 5_000,
         reservoir: int = 4096,
     ) -> None:
         super().__init__(
@@ -62,13 +62,16 @@ class RobustHalfSpaceTrees(RefittedForest):
         self._trees = trees
         self._height = height
 
-    def _fitted(self, rows: Floats, seed: int) -> PackedForest:
+    def _fitted(self, rows: Floats, seed: int) -> tuple[PackedForest, Floats]:
         medians = medians_of(rows)
         inner = 2**self._height - 1
         feature = np.zeros((self._trees, inner), dtype=np.int32)
         threshold = np.full((self._trees, inner), np.inf, dtype=np.float32)
         leaf = np.zeros((self._trees, inner + 1))
+        without = np.zeros_like(leaf)
         x = prepared(rows, medians)
-        plant_trees(x, _SAMPLES, *_LIMITS, _REACH, np.uint64(seed), feature, threshold, leaf)
+        plant_trees(x, _SAMPLES, *_LIMITS, _REACH, np.uint64(seed), feature, threshold, leaf, without)
         # The score is two to the power of minus the mean over the height: higher is more suspicious.
-        return PackedForest(feature, threshold, leaf, medians, float(self._trees * self._height))
+        most = float(self._trees * self._height)
+        usual = PackedForest(feature, threshold, without, medians, most).score(rows)
+        return PackedForest(feature, threshold, leaf, medians, most), usual

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 __all__ = ["PROBATION", "next_fit", "trusted"]
 
-PROBATION = 10_000
+PROBATION = 2_000
 """Newest rows that nothing learns from yet (see :func:`trusted`): longer than bursts usually are."""
 
 
@@ -31,6 +31,6 @@ def trusted(seen: int, first: int) -> int:
     or there would be nothing to begin with. A change that lasts gets through once it is older than that.
 
     >>> [trusted(seen, 64) for seen in (10, 64, 256, 1024, 50_000)]
-    [64, 64, 64, 256, 40000]
+    [64, 64, 64, 256, 48000]
     """
     return max(first, seen - min(PROBATION, seen * 3 // 4))
