@@ -35,7 +35,7 @@ class IsolationForest(RefittedForest):
         warm_up: int = 32,
         refit_every: int = 20_000,
         reservoir: int = 4096,
-        max_features: float = 0.5,
+        max_features: float = 0.7,
     ) -> None:
         super().__init__(
             "isolation_forest",

@@ -57,7 +57,7 @@ class IsolationForestParams(_Params, frozen=True, kw_only=True):
     warm_up: Annotated[int, Meta(ge=2, le=1_000_000)] = 32
     refit_every: Annotated[int, Meta(ge=100, le=100_000_000)] = 20_000
     reservoir: Annotated[int, Meta(ge=16, le=65_536)] = 4096
-    max_features: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    max_features: Annotated[float, Meta(gt=0, le=1)] = 0.7
 
 
 class RiverParams(_Params, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ argument of conformal prediction: Vovk, Gammerman, Shafer, Algorithmic Learning 
 Ties count as not lower: a detector that says the same of everything makes nothing look suspicious.
 
 Two things keep the upper end, on which alerts depend, usable. A score is compared only with scores that
-are off *probation* (three quarters of all so far, at most the newest 2,000, are on it), so a burst of attacks
+are off *probation* (three quarters of all so far, at most the newest 10,000, are on it), so a burst of attacks
 does not vouch for itself. And scores in one gap, above all those beyond the greatest, keep their order: the rank
 moves by less than half the share of one score.
 """
@@ -18,13 +18,15 @@ import numpy as np
 
 from detectors.arrays import Arrays
 from detectors.kernels_ranks import COUNT, END, SIZE, place_all, served_end, step_ranks
-from detectors.schedule import PROBATION
 from domain.batch import Floats
 
-__all__ = ["MINIMUM", "WINDOW", "RankTable"]
+__all__ = ["MINIMUM", "PROBATION", "WINDOW", "RankTable"]
 
 WINDOW = 20_000
 """Scores remembered: the top 0.5 % are then a hundred of them, and the table has 160 kB."""
+PROBATION = 10_000
+"""Newest scores that do not count yet: longer than bursts are. Rows wait for less time before detectors learn them
+(detectors/schedule.py), because detectors forget a burst, diluted among all past rows, and this window does not."""
 MINIMUM = 16
 """Scores needed before a rank is given. Ranks among n reach 1 - 1/(2n+2), so a budget of 0.5 % gets its first
 alert when a hundred have been served, without a longer silence for everything else."""
