@@ -13,10 +13,10 @@ from itertools import pairwise
 import numpy as np
 
 from detectors.arrays import Arrays, child, merge, pack, unpack
-from detectors.combine import PRIOR, evidence, ranks_of
+from detectors.combine import evidence, ranks_of, score_table
 from detectors.kinds import build
 from detectors.protocol import Detector
-from detectors.ranks import WINDOW, RankTable
+from detectors.ranks import WINDOW
 from detectors.reference import ReferenceSample
 from domain.batch import Floats, Ints
 from domain.pipeline import Pipeline
@@ -85,7 +85,7 @@ class Ensemble:
             self._detectors.append(build(spec, seen, pipeline.seed))
         self.names: tuple[str, ...] = tuple(spec.name for spec in pipeline.detectors)
         self._tables = [ranks_of(detector) for detector in self._detectors]
-        self._final = RankTable(minimum=0, prior=PRIOR)
+        self._final = score_table()
         self._joined = [False] * len(self._detectors)
         self.reference = ReferenceSample(self._width, pipeline.seed)
         self.seen = 0
