@@ -21,8 +21,8 @@ from domain.compiled import compiled
 __all__ = ["OwnRanks", "evidence", "ranks_of", "score_table"]
 
 _WINDOW = 50_000
-"""Pieces of evidence among which a row is ranked at the end. Traffic differs from hour to hour, and a shorter window calls
-the most unusual rows of a quiet hour as suspicious as those of an attack."""
+"""Pieces of evidence among which a row is ranked at the end. Traffic differs from hour to hour, and a shorter
+window calls the most unusual rows of a quiet hour as suspicious as those of an attack."""
 _PRIOR = 10_000
 """As how many of them the expected distribution counts at first: with a few hundred rows seen, knowing that ordinary
 evidence is about exponential says more than they do."""

@@ -1,8 +1,8 @@
 """All detectors of a pipeline as one: raw scores, their ranks, and one score that an alert budget fits.
 
-Each detector's score becomes its rank among its own recent scores (:mod:`detectors.ranks`). The mean rank of
-the detectors that have one is ranked once more, and that is the score: the share of recent traffic that
-looked less suspicious. An alert budget ``b`` is therefore the condition ``score >= 1 - b``.
+Each detector's score becomes its rank among scores of ordinary rows. The ranks of the detectors that have one become
+one piece of evidence (:mod:`detectors.combine`), which is ranked once more, and that is the score: the share of recent
+traffic that looked less suspicious. An alert budget ``b`` is therefore the condition ``score >= 1 - b``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Ensemble", "EnsembleOutput", "Segment"]
 _COMBINERS = ("rank_average",)
 _FORMAT = 2
 _KEPT = 500
-"""Means kept when a detector joins."""
+"""Pieces of evidence kept when a detector joins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class EnsembleOutput:
     """Scores of n rows.
 
     raw       float64[n, detectors]: the detectors' scores, NaN = abstained or failed
-    ranks     float64[n, detectors]: share of recent rows with a lower score, NaN likewise
+    ranks     float64[n, detectors]: share of ordinary rows with a lower score, NaN likewise
     score     float64[n]: share of recent traffic that looked less suspicious (0 to 1), NaN when all
               abstain or too few rows have been ranked
     segments  cover all rows in order
@@ -148,7 +148,7 @@ class Ensemble:
             raw = detector.score(self._view(recent, i))
             self._tables[i].step(raw)
             ranks[:, i] = self._tables[i].rank(raw)
-            self._joined[i] = self._tables[i].ready
+            self._joined[i] = detector.ready and self._tables[i].ready
         self._final.step(evidence(ranks))
         self.reference.add(x)
         self.seen += n
@@ -214,8 +214,8 @@ class Ensemble:
         failed: dict[str, str] = {}
         for i, (name, detector) in enumerate(zip(self.names, self._detectors, strict=True)):
             table = self._tables[i]
-            if table.ready and not self._joined[i]:
-                # The mean over one more detector has another spread: let the old means fade quickly.
+            if detector.ready and table.ready and not self._joined[i]:
+                # Evidence of one more detector has another spread: let the old one fade quickly.
                 self._joined[i] = True
                 self._final.forget(_KEPT)
             try:

@@ -80,7 +80,8 @@ def _rank(ordered: Floats, size: int, prior: float, value: float) -> float:
     weight = prior * (1.0 - size / ordered.shape[0])
     if weight <= 0.0:
         return placed
-    return (size * placed - weight * np.expm1(-max(value, 0.0))) / (size + weight)
+    expected = -float(np.expm1(-max(value, 0.0)))
+    return (size * placed + weight * expected) / (size + weight)
 
 
 @compiled

@@ -136,10 +136,9 @@ class RankTable:
         own = self._parameters()
         if {name: state.scalars.get(name) for name in own} != own:
             raise ValueError(f"rank snapshot was made with {state.scalars}, not window {self._window}")
-        counts = [state.scalars.get(name) for name in ("count", "end", "size")]
-        if not all(isinstance(value, int) for value in counts):
+        count, end, size = (state.scalars.get(name) for name in ("count", "end", "size"))
+        if not isinstance(count, int) or not isinstance(end, int) or not isinstance(size, int):
             raise ValueError("rank snapshot lacks 'count', 'end' or 'size'")
-        count, end, size = counts
         fits = 0 <= size <= min(end, self._window) and end <= count and recent.shape[0] == count - end + size
         if not fits or recent.shape[0] > self._ring.shape[0] or not np.isfinite(recent).all():
             raise ValueError("rank snapshot holds too many scores or some that are not finite")

@@ -19,7 +19,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "half_space_trees_river": ("half_space_trees", {**SMALL_WINDOW, "mode": "river"}),
     "half_space_trees_unscaled": (
         "half_space_trees",
-        {**SMALL_WINDOW, "mode": "river", "scale": "none", "limits": {"delta": [-4.0, 4.0], "alpha": [0.0, 2000.0]}},
+        {
+            **SMALL_WINDOW,
+            "mode": "river",
+            "scale": "none",
+            "limits": {"delta": [-4.0, 4.0], "alpha": [0.0, 2000.0]},
+        },
     ),
     "isolation_forest": (
         "isolation_forest",
