@@ -17,7 +17,7 @@ MAX_DETECTORS = 64
 Kinds = Mapping[str, type[msgspec.Struct]]
 """Parameter record of each kind of detector."""
 
-_EXAMPLE = "hst: {kind: half_space_trees, trees: 25, height: 8, window: 250}"
+_EXAMPLE = "hst: {kind: half_space_trees}"
 _LABELS = "Detectors that learn from labels are not built yet; use half_space_trees or isolation_forest."
 _NOT_BUILT_KINDS = {
     "gradient_boosting": _LABELS,
