@@ -3,7 +3,8 @@
 Files of ADBench (Han, Hu, Huang, Jiang, Zhao, NeurIPS 2022): http, smtp, shuttle and cover. One pass, prequential: each
 row is scored by what the rows before it taught, then learned. What is measured is the service's own default ensemble
 and its members, through the same code that scores live traffic. Labels are read only to compute the metrics. A
-row without a score (warming up) counts as the least suspicious of all; the table says how many there were.
+row without a score (warming up) counts as the least suspicious of all; the table says how many there were. The plain
+forest to beat was measured only where it had a score, so the metrics of all rows but the first sixtieth stand beside.
 
 Each file is run once per seed; a result is the mean over seeds, and the spread is their standard deviation.
 """
@@ -49,7 +50,10 @@ _BATCH = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """One member on one file: means over seeds and their spread (standard deviation), rows without a score."""
+    """One member on one file: means over seeds and their spread (standard deviation), rows without a score.
+
+    ``settled``: the same without the first sixtieth of the rows.
+    """
 
     file: str
     member: str
@@ -57,6 +61,8 @@ class Quality:
     auc_spread: float
     average_precision: float
     average_precision_spread: float
+    auc_settled: float
+    average_precision_settled: float
     rows: int
     unscored: int
     seeds: int
@@ -111,16 +117,26 @@ def run(
     records = []
     for name in files:
         x, labels = load(name)
-        found: dict[str, list[tuple[float, float, int]]] = {}
+        found: dict[str, list[tuple[float, ...]]] = {}
+        first = len(x) // 60
         started = time.perf_counter()
         tried = list(seeds)
         for seed in tried:
             for member, scores in prequential(x, seed, detectors).items():
                 result = ranking(scores, labels)
-                found.setdefault(member, []).append((result.auc, result.average_precision, result.abstained))
+                later = ranking(scores[first:], labels[first:])
+                found.setdefault(member, []).append(
+                    (
+                        result.auc,
+                        result.average_precision,
+                        later.auc,
+                        later.average_precision,
+                        result.abstained,
+                    )
+                )
         cost = (time.perf_counter() - started) / len(tried) / len(x) * 1e6
         for member, results in found.items():
-            auc, precision, unscored = np.array(results).T
+            auc, precision, auc_later, precision_later, unscored = np.array(results).T
             records.append(
                 Quality(
                     name,
@@ -129,6 +145,8 @@ def run(
                     float(auc.std()),
                     float(precision.mean()),
                     float(precision.std()),
+                    float(auc_later.mean()),
+                    float(precision_later.mean()),
                     len(x),
                     int(unscored.max()),
                     len(tried),
@@ -141,7 +159,16 @@ def run(
 def table(records: Sequence[Quality]) -> Table:
     """The records beside the numbers to beat."""
     shown = Table(title="ADBench in native order, unsupervised, prequential: mean (spread) over seeds")
-    for column in ("file", "member", "AUC", "average precision", "unscored", "plain forest", "River's trees"):
+    for column in (
+        "file",
+        "member",
+        "AUC",
+        "average precision",
+        "settled",
+        "unscored",
+        "plain forest",
+        "River's trees",
+    ):
         shown.add_column(column, justify="left" if column in ("file", "member") else "right")
     for one in records:
         published = [
@@ -153,6 +180,7 @@ def table(records: Sequence[Quality]) -> Table:
             one.member,
             f"{one.auc:.4f} ({one.auc_spread:.4f})",
             f"{one.average_precision:.4f} ({one.average_precision_spread:.4f})",
+            f"{one.auc_settled:.4f} / {one.average_precision_settled:.4f}",
             f"{one.unscored} of {one.rows}",
             *published,
         )

@@ -5,10 +5,10 @@ import pytest
 
 from detectors.combine import evidence, score_table
 from domain.batch import Floats
-from lifecycle.evaluation import ranking
+from lifecycle.evaluation import Bools, ranking
 
 
-def ranks_of_two_good_detectors(n: int, odd: int, seed: int) -> tuple[Floats, Floats]:
+def ranks_of_two_good_detectors(n: int, odd: int, seed: int) -> tuple[Floats, Bools]:
     """Ordinary rows have uniform ranks, related between the two; the first ``odd`` rows are found by both."""
     rng = np.random.default_rng(seed)
     base = rng.normal(size=n)
