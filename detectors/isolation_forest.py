@@ -33,7 +33,7 @@ class IsolationForest(RefittedForest):
         trees: int = 100,
         samples: int = 256,
         warm_up: int = 32,
-        refit_every: int = 20_000,
+        refit_every: int = 50_000,
         reservoir: int = 4096,
         max_features: float = 0.7,
     ) -> None:

@@ -81,7 +81,8 @@ def _rank(ordered: Floats, size: int, prior: float, value: float) -> float:
     if weight <= 0.0:
         return placed
     expected = -float(np.expm1(-max(value, 0.0)))
-    return (size * placed + weight * expected) / (size + weight)
+    mixed: float = (size * placed + weight * expected) / (size + weight)
+    return mixed
 
 
 @compiled

@@ -55,7 +55,7 @@ class IsolationForestParams(_Params, frozen=True, kw_only=True):
     trees: Annotated[int, Meta(ge=1, le=1000)] = 100
     samples: Annotated[int, Meta(ge=2, le=1024)] = 256
     warm_up: Annotated[int, Meta(ge=2, le=1_000_000)] = 32
-    refit_every: Annotated[int, Meta(ge=100, le=100_000_000)] = 20_000
+    refit_every: Annotated[int, Meta(ge=100, le=100_000_000)] = 50_000
     reservoir: Annotated[int, Meta(ge=16, le=65_536)] = 4096
     max_features: Annotated[float, Meta(gt=0, le=1)] = 0.7
 
