@@ -1,10 +1,10 @@
 """All detectors of a pipeline as one: raw scores, their ranks, and one score that an alert budget fits.
 
-Each detector's score becomes its rank among its own recent scores (:mod:`detectors.ranks`). The ranks of the
-detectors that have one are combined (their mean, or what :mod:`detectors.stacking` learned), and the combination is
-ranked once more: that is the score, the share of recent traffic that looked less suspicious. An alert budget ``b``
-is therefore about the condition ``score >= 1 - b``; :mod:`detectors.budget` holds it while scores drift. With enough
-labels :mod:`detectors.calibration` adds a probability.
+Each detector's score becomes its rank among scores of ordinary rows. The ranks of the detectors that have one become
+one piece of evidence (:mod:`detectors.combine`, or what :mod:`detectors.stacking` learned), which is ranked once more,
+and that is the score: the share of recent traffic that looked less suspicious. An alert budget ``b`` is therefore about
+the condition ``score >= 1 - b``; :mod:`detectors.budget` holds it while scores drift. With enough labels
+:mod:`detectors.calibration` adds a probability.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import numpy.typing as npt
 from detectors.arrays import Arrays, child, merge, pack, unpack
 from detectors.budget import AlertBudgets
 from detectors.calibration import Calibrator
-from detectors.kernels_ranks import average
+from detectors.combine import evidence, ranks_of, score_table
 from detectors.kinds import build
 from detectors.lessons import Lesson, Lessons
 from detectors.protocol import Detector, LabelledDetector
-from detectors.ranks import MINIMUM, WINDOW, RankTable
+from detectors.ranks import WINDOW
 from detectors.reference import ReferenceSample
 from detectors.stacking import Stacker
 from domain.batch import Floats, Ints
@@ -33,6 +33,8 @@ from domain.pipeline import LABELLED_KINDS, Pipeline
 __all__ = ["Ensemble", "EnsembleOutput", "Segment"]
 
 _FORMAT = 2
+_KEPT = 500
+"""Pieces of evidence kept when a detector joins or weights change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class EnsembleOutput:
     """Scores of n rows.
 
     raw       float64[n, detectors]: the detectors' scores, NaN = abstained or failed
-    ranks     float64[n, detectors]: share of recent rows with a lower score, NaN likewise
+    ranks     float64[n, detectors]: share of ordinary rows with a lower score, NaN likewise
     score     float64[n]: share of recent traffic that looked less suspicious (0 to 1), NaN when all
               abstain or too few rows have been ranked
     segments  cover all rows in order
@@ -92,8 +94,8 @@ class Ensemble:
             self._columns.append(None if seen == features else np.array([features.index(f) for f in seen]))
             self._detectors.append(build(spec, seen, pipeline.seed))
         self.names: tuple[str, ...] = tuple(spec.name for spec in pipeline.detectors)
-        self._tables = [RankTable() for _ in self._detectors]
-        self._final = RankTable()
+        self._tables = [ranks_of(detector) for detector in self._detectors]
+        self._final = score_table()
         labelled = [spec.kind in LABELLED_KINDS for spec in pipeline.detectors]
         self._stacker = Stacker(labelled, pipeline.seed) if pipeline.decision.combine == "stacked" else None
         self._calibrator = Calibrator(pipeline.seed) if pipeline.learns else None
@@ -132,7 +134,7 @@ class Ensemble:
                     self.failed_lessons[self.names[i]] = type(error).__name__
         if self._stacker is not None and self._stacker.learn(examples, now):
             # other weights, another spread of the combination: let the old ones fade quickly
-            self._final.forget(MINIMUM)
+            self._final.forget(_KEPT)
         if self._calibrator is not None:
             self._calibrator.learn(examples, now)
 
@@ -206,7 +208,7 @@ class Ensemble:
             raw = detector.score(self._view(recent, i))
             self._tables[i].step(raw)
             ranks[:, i] = self._tables[i].rank(raw)
-            self._joined[i] = self._tables[i].ready
+            self._joined[i] = detector.ready and self._tables[i].ready
         self._final.step(self._combine(ranks))
         self.reference.add(x)
         self.seen += n
@@ -256,7 +258,7 @@ class Ensemble:
         return [(name, part) for name, part in parts if part is not None]
 
     def _combine(self, ranks: Floats) -> Floats:
-        return _mean(ranks) if self._stacker is None else self._stacker.combine(ranks)
+        return evidence(ranks) if self._stacker is None else self._stacker.combine(ranks)
 
     def _check(self, x: Floats) -> int:
         if x.ndim != 2 or x.shape[1] != self._width:
@@ -285,10 +287,10 @@ class Ensemble:
         failed: dict[str, str] = {}
         for i, (name, detector) in enumerate(zip(self.names, self._detectors, strict=True)):
             table = self._tables[i]
-            if table.ready and not self._joined[i]:
-                # The mean over one more detector has another spread: let the old means fade quickly.
+            if detector.ready and table.ready and not self._joined[i]:
+                # Evidence of one more detector has another spread: let the old one fade quickly.
                 self._joined[i] = True
-                self._final.forget(MINIMUM)
+                self._final.forget(_KEPT)
             try:
                 raw[:, i] = detector.step(self._view(x, i))
             except Exception as error:  # one detector's fault must not silence the others
@@ -326,12 +328,6 @@ class Ensemble:
                     reasons[name] = failed.get(name) or self._detectors[i].last_failure or "score not finite"
             segments.append(Segment(start + first, start + stop, versions, reasons))
         return segments
-
-
-def _mean(ranks: Floats) -> Floats:
-    out = np.empty(ranks.shape[0])
-    average(ranks, out)
-    return out
 
 
 def _joined(segments: list[Segment]) -> tuple[Segment, ...]:

@@ -17,7 +17,7 @@ from detectors.arrays import Arrays, pack
 from detectors.kernels_trees import Float32s, Int32s, sum_leaves
 from domain.batch import Floats
 
-__all__ = ["LARGEST", "PackedForest", "prepared"]
+__all__ = ["LARGEST", "PackedForest", "medians_of", "prepared"]
 
 LARGEST = 1e30
 """Infinite and larger values count as this much, which float32 still holds."""
@@ -29,6 +29,12 @@ def prepared(x: Floats, medians: Floats) -> Float32s:
     """``x`` as scikit-learn is given it: NaN replaced by the column's median, clipped, float32."""
     filled = np.where(np.isnan(x), medians, x)
     return np.clip(filled, -LARGEST, LARGEST, out=filled).astype(np.float32)
+
+
+def medians_of(rows: Floats) -> Floats:
+    """Median of each column's values that are there; 0 for a column without any."""
+    there = [column[~np.isnan(column)] for column in np.clip(rows, -LARGEST, LARGEST).T]
+    return np.array([np.median(values) if values.size else 0.0 for values in there])
 
 
 class PackedForest:
@@ -43,7 +49,7 @@ class PackedForest:
         self._medians = medians
         self._denominator = denominator
         self._depth = (threshold.shape[1] + 1).bit_length() - 1
-        self.version = f"isolation_forest-{hashlib.sha256(pack(self.snapshot())).hexdigest()[:8]}"
+        self.digest = hashlib.sha256(pack(self.snapshot())).hexdigest()[:8]
 
     @classmethod
     def packed(cls, fitted: Any, medians: Floats) -> PackedForest:

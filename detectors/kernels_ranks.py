@@ -1,13 +1,35 @@
-"""Compiled loops of the rank table: a sliding window kept both in order of arrival and sorted."""
+"""Compiled loops of the rank table: which past scores are served, and where a score stands among them."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from domain.batch import Floats
+from domain.batch import Floats, Ints
 from domain.compiled import compiled
 
-__all__ = ["average", "count_below", "step_ranks"]
+__all__ = ["COUNT", "END", "SIZE", "place_all", "served_end", "step_ranks"]
+
+COUNT, END, SIZE = 0, 1, 2
+"""Cells of a table's int64[3] state: scores taken in, index after the newest served one, number served."""
+
+_LARGEST_BLOCK = 256
+_AT_ONCE = 32
+
+
+@compiled
+def served_end(count: int, probation: int) -> int:
+    """Index after the newest served score when ``count`` have been taken in.
+
+    The first 32 are served at once. Of all others so far three quarters are on probation, at most
+    ``probation``. The rest is served, rounded down to blocks of a sixteenth to a thirty-second of itself, at
+    most 256: the sorted window is rebuilt once a block, and as blocks are counted from the first score,
+    batches have no part in it.
+    """
+    end = max(min(count, _AT_ONCE), count - min(probation, count * 3 // 4))
+    block = 1
+    while block < _LARGEST_BLOCK and end >= 32 * block:
+        block *= 2
+    return end // block * block
 
 
 @compiled
@@ -25,30 +47,53 @@ def _below(ordered: Floats, size: int, value: float) -> int:
 
 
 @compiled
-def count_below(ordered: Floats, size: int, minimum: int, values: Floats, out: Floats) -> None:
+def _place(ordered: Floats, size: int, value: float) -> float:
+    """(values lower + a part of one half) / (size + 1); the part orders values that fall into one gap.
+
+    In a gap the part is linear; above the greatest value it is e / (1 + e), where e is the excess in units
+    of the distance from the median to the greatest. All differences are of halves: they cannot overflow.
+    """
+    if size == 0:
+        return 0.0
+    lower = _below(ordered, size, value)
+    part = 1.0
+    if lower == size:
+        top = ordered[size - 1]
+        reach = 0.5 * top - 0.5 * ordered[size >> 1]
+        excess = 0.5 * value - 0.5 * top
+        part = 1.0 - 1.0 / (1.0 + excess / reach) if reach > 0.0 else 1.0
+    elif lower == 0:
+        part = 1.0 if value == ordered[0] else 0.0
+    elif ordered[lower] != value:
+        before = ordered[lower - 1]
+        part = (0.5 * value - 0.5 * before) / (0.5 * ordered[lower] - 0.5 * before)
+    return (lower + 0.5 * part) / (size + 1.0)
+
+
+@compiled
+def _rank(ordered: Floats, size: int, prior: float, value: float) -> float:
+    """Place of ``value``, mixed with what an exponential distribution says while the window is not full.
+
+    The latter weighs as much as ``prior`` scores at first and nothing at the end.
+    """
+    placed = _place(ordered, size, value)
+    weight = prior * (1.0 - size / ordered.shape[0])
+    if weight <= 0.0:
+        return placed
+    expected = -float(np.expm1(-max(value, 0.0)))
+    mixed: float = (size * placed + weight * expected) / (size + weight)
+    return mixed
+
+
+@compiled
+def place_all(ordered: Floats, size: int, minimum: int, prior: float, values: Floats, out: Floats) -> None:
     """Write to out[i] the rank of values[i] in ordered[:size]; NaN if not finite or size < minimum."""
     for i in range(values.shape[0]):
         value = values[i]
         if size < minimum or not np.isfinite(value):
             out[i] = np.nan
         else:
-            out[i] = (_below(ordered, size, value) + 0.5) / (size + 1.0)
-
-
-@compiled
-def _swap(ordered: Floats, size: int, old: float, new: float) -> None:
-    """Take ``old`` out of the sorted values and put ``new`` in, moving only what lies between."""
-    hole = _below(ordered, size, old)
-    place = _below(ordered, size, new)
-    # Plain loops without a comparison become block moves.
-    if place > hole:
-        place -= 1
-        for i in range(hole, place):
-            ordered[i] = ordered[i + 1]
-    else:
-        for i in range(hole, place, -1):
-            ordered[i] = ordered[i - 1]
-    ordered[place] = new
+            out[i] = _rank(ordered, size, prior, value)
 
 
 @compiled
@@ -76,77 +121,50 @@ def _merge(ordered: Floats, size: int, gone: Floats, fresh: Floats, spare: Float
 
 
 @compiled
+def _serve(ring: Floats, ordered: Floats, spare: Floats, state: Ints, end: int) -> None:
+    """Move the served window on, to end before index ``end``."""
+    old_end = state[END]
+    old_start = old_end - state[SIZE]
+    size = min(ordered.shape[0], state[SIZE] + end - old_end)
+    # where the window is smaller than a block, the oldest of the block never get in
+    fresh = np.empty(min(size, end - old_end))
+    gone = np.empty(min(old_end, end - size) - old_start)
+    for k in range(fresh.shape[0]):
+        fresh[k] = ring[(end - fresh.shape[0] + k) % ring.shape[0]]
+    for k in range(gone.shape[0]):
+        gone[k] = ring[(old_start + k) % ring.shape[0]]
+    fresh.sort()
+    gone.sort()
+    _merge(ordered, state[SIZE], gone, fresh, spare)
+    state[END] = end
+    state[SIZE] = size
+
+
+@compiled
 def step_ranks(
     ring: Floats,
     ordered: Floats,
     spare: Floats,
-    start: int,
-    size: int,
+    state: Ints,
     minimum: int,
+    probation: int,
+    prior: float,
     values: Floats,
     out: Floats,
-) -> tuple[int, int]:
-    """Rank each value among the window before it, then add it; returns the new (start, size).
+) -> None:
+    """Rank each value, then take it in, one after the other; moves ``state`` on.
 
-    ``ring`` holds the window in order of arrival from ``start``, ``ordered`` the same values sorted. The
-    values are taken one after the other in meaning, but the sorted window is rebuilt once for all of
-    them: a rank is the count in the old window, minus those that have left since, plus those that came.
-    The caller passes at most ``ring.shape[0]`` values.
+    ``ring`` holds the newest scores, index i at i modulo its length; it must hold the window, those on
+    probation and a block. ``ordered`` holds the served ones sorted.
     """
-    window = ring.shape[0]
-    n = values.shape[0]
-    fresh = np.empty(n)
-    came = 0
-    before = size
-    # Values that leave are the oldest of the window: gone[k] leaves when the k-th too many comes.
-    for i in range(n):
+    for i in range(values.shape[0]):
         value = values[i]
         if not np.isfinite(value):
             out[i] = np.nan
             continue
-        left = max(0, before + came - window)
-        now = before + came - left
-        if now < minimum:
-            out[i] = np.nan
-        else:
-            below = _below(ordered, before, value)
-            for k in range(came):
-                below += fresh[k] < value
-            first = start + left
-            if first <= window:
-                for k in range(start, first):
-                    below -= ring[k] < value
-            else:
-                for k in range(start, window):
-                    below -= ring[k] < value
-                for k in range(first - window):
-                    below -= ring[k] < value
-            out[i] = (below + 0.5) / (now + 1.0)
-        fresh[came] = value
-        came += 1
-    left = max(0, before + came - window)
-    if came == 1 and left == 1:
-        _swap(ordered, size, ring[start], fresh[0])
-    elif came > 0:
-        gone = np.empty(left)
-        for k in range(left):
-            gone[k] = ring[(start + k) % window]
-        gone.sort()
-        added = np.sort(fresh[:came])
-        _merge(ordered, size, gone, added, spare)
-    for k in range(came):
-        ring[(start + before + k) % window] = fresh[k]
-    return (start + left) % window, before + came - left
-
-
-@compiled
-def average(ranks: Floats, out: Floats) -> None:
-    """Write to out[i] the mean of the ranks in row i that are not NaN, summed left to right, or NaN."""
-    for i in range(ranks.shape[0]):
-        total = 0.0
-        count = 0
-        for j in range(ranks.shape[1]):
-            if not np.isnan(ranks[i, j]):
-                total += ranks[i, j]
-                count += 1
-        out[i] = total / count if count else np.nan
+        out[i] = _rank(ordered, state[SIZE], prior, value) if state[SIZE] >= minimum else np.nan
+        ring[state[COUNT] % ring.shape[0]] = value
+        state[COUNT] += 1
+        end = served_end(state[COUNT], probation)
+        if end > state[END]:
+            _serve(ring, ordered, spare, state, end)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from domain.batch import Floats
+from domain.batch import Floats, Ints
 from domain.compiled import compiled
 
-__all__ = ["mix", "sample_rows"]
+__all__ = ["mix", "sample_rows", "unit"]
 
 
 @compiled
@@ -20,8 +20,17 @@ def mix(seed: np.uint64, index: np.uint64) -> np.uint64:
 
 
 @compiled
-def sample_rows(rows: Floats, seen: int, horizon: int, seed: np.uint64, x: Floats) -> None:
-    """Offer the rows of ``x`` (the stream's rows from index ``seen``) to the sample ``rows``."""
+def unit(seed: np.uint64, index: np.uint64) -> float:
+    """A number in [0, 1) that depends on nothing else."""
+    return float(np.float64(mix(seed, index) >> np.uint64(11)) * 2.0**-53)
+
+
+@compiled
+def sample_rows(rows: Floats, arrived: Ints, seen: int, horizon: int, seed: np.uint64, x: Floats) -> None:
+    """Offer the rows of ``x`` (the stream's rows from index ``seen``) to the sample ``rows``.
+
+    ``arrived`` gets the index of each row that is taken.
+    """
     capacity = rows.shape[0]
     columns = rows.shape[1]
     for i in range(x.shape[0]):
@@ -29,8 +38,8 @@ def sample_rows(rows: Floats, seen: int, horizon: int, seed: np.uint64, x: Float
         slot = index
         if index >= capacity:
             among = min(index + 1, horizon)
-            unit = np.float64(mix(seed, np.uint64(index)) >> np.uint64(11)) * 2.0**-53
-            slot = int(unit * among)
+            slot = int(unit(seed, np.uint64(index)) * among)
         if slot < capacity:
+            arrived[slot] = index
             for j in range(columns):
                 rows[slot, j] = x[i, j]

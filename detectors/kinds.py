@@ -19,6 +19,7 @@ from detectors.one_class_svm import OneClassSVM
 from detectors.online_isolation_forest import OnlineIsolationForest
 from detectors.protocol import Detector
 from detectors.random_forest import RandomForest
+from detectors.robust_half_spaces import RobustHalfSpaceTrees
 from domain.pipeline import DetectorSpec
 
 __all__ = [
@@ -38,18 +39,30 @@ class _Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class HalfSpaceTreesParams(_Params, frozen=True, kw_only=True):
-    """Parameters of ``half_space_trees``; see :class:`detectors.half_space_trees.HalfSpaceTrees`."""
+    """Parameters of ``half_space_trees``; those left out are set as the mode's class says.
 
-    trees: Annotated[int, Meta(ge=1, le=500)] = 25
-    height: Annotated[int, Meta(ge=1, le=12)] = 8
-    window: Annotated[int, Meta(ge=10, le=100_000)] = 250
+    ``robust``: :class:`detectors.robust_half_spaces.RobustHalfSpaceTrees`; ``river``: the original algorithm,
+    :class:`detectors.half_space_trees.HalfSpaceTrees`.
+    """
+
+    mode: Literal["robust", "river"] = "robust"
+    trees: Annotated[int, Meta(ge=1, le=500)] | None = None
+    height: Annotated[int, Meta(ge=1, le=12)] | None = None
+    window: Annotated[int, Meta(ge=10, le=100_000)] | None = None
+    refit_every: Annotated[int, Meta(ge=100, le=100_000_000)] | None = None
+    reservoir: Annotated[int, Meta(ge=16, le=65_536)] | None = None
     limits: dict[str, tuple[float, float]] | None = None
-    scale: Literal["minmax", "none"] = "minmax"
+    scale: Literal["minmax", "none"] | None = None
 
     def __post_init__(self) -> None:
         for name, (low, high) in (self.limits or {}).items():
             if not low < high:
                 raise ValueError(f"limits of {name!r} must be [low, high] with low below high")
+        foreign = ("refit_every", "reservoir") if self.mode == "river" else ("limits", "scale")
+        for name in foreign:
+            if getattr(self, name) is not None:
+                other = "robust" if self.mode == "river" else "river"
+                raise ValueError(f"{name} belongs to the other mode: leave it out, or say mode: {other}")
 
 
 class IsolationForestParams(_Params, frozen=True, kw_only=True):
@@ -57,10 +70,10 @@ class IsolationForestParams(_Params, frozen=True, kw_only=True):
 
     trees: Annotated[int, Meta(ge=1, le=1000)] = 100
     samples: Annotated[int, Meta(ge=2, le=1024)] = 256
-    warm_up: Annotated[int, Meta(ge=2, le=1_000_000)] = 2000
-    refit_every: Annotated[int, Meta(ge=100, le=100_000_000)] = 200_000
-    reservoir: Annotated[int, Meta(ge=16, le=65_536)] = 2048
-    max_features: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    warm_up: Annotated[int, Meta(ge=2, le=1_000_000)] = 32
+    refit_every: Annotated[int, Meta(ge=100, le=100_000_000)] = 50_000
+    reservoir: Annotated[int, Meta(ge=16, le=65_536)] = 4096
+    max_features: Annotated[float, Meta(gt=0, le=1)] = 0.7
 
 
 class OnlineIsolationForestParams(_Params, frozen=True, kw_only=True):
@@ -145,9 +158,16 @@ def build(spec: DetectorSpec, feature_names: Sequence[str], seed: int) -> Detect
         raise ValueError(f"detector {spec.name!r}: {error}") from error
     own_seed = int.from_bytes(hashlib.sha256(f"{seed}:{spec.name}".encode()).digest()[:4], "little")
     arguments = {name: getattr(params, name) for name in params.__struct_fields__}
+    made: Any
     if isinstance(params, GradientBoostingParams | RandomForestParams):
         arguments.update(params.converted())
-    detector: Detector = _maker(spec.kind)(tuple(feature_names), seed=own_seed, **arguments)
+    if isinstance(params, HalfSpaceTreesParams):
+        mode = arguments.pop("mode")
+        arguments = {name: value for name, value in arguments.items() if value is not None}
+        made = RobustHalfSpaceTrees if mode == "robust" else HalfSpaceTrees
+    else:
+        made = _maker(spec.kind)
+    detector: Detector = made(tuple(feature_names), seed=own_seed, **arguments)
     return detector
 
 

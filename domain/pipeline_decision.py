@@ -18,7 +18,7 @@ MAX_DETECTORS = 64
 Kinds = Mapping[str, type[msgspec.Struct]]
 """Parameter record of each kind of detector."""
 
-_EXAMPLE = "hst: {kind: half_space_trees, trees: 25, height: 8, window: 250}"
+_EXAMPLE = "hst: {kind: half_space_trees}"
 
 
 def read_detectors(top: Section, declared: list[str], kinds: Kinds | None) -> list[DetectorSpec]:

@@ -79,8 +79,8 @@ def draft_pipeline(columns: Sequence[Column], name: str) -> str:
 
 _REST = (
     "detectors:",
-    "  hst: {kind: half_space_trees, trees: 25, height: 8, window: 250}",
-    "  iforest: {kind: isolation_forest, trees: 100}",
+    "  hst: {kind: half_space_trees}",
+    "  iforest: {kind: isolation_forest}",
     "",
     "decision:",
     "  combine: rank_average",

@@ -15,10 +15,16 @@ from tests.contract.check_detector import CHECKS, COLUMNS, LABELLED_CHECKS, Buil
 SMALL_WINDOW = {"trees": 10, "height": 6, "window": 100}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "half_space_trees": ("half_space_trees", SMALL_WINDOW),
+    "half_space_trees": ("half_space_trees", {**SMALL_WINDOW, "refit_every": 250, "reservoir": 256}),
+    "half_space_trees_river": ("half_space_trees", {**SMALL_WINDOW, "mode": "river"}),
     "half_space_trees_unscaled": (
         "half_space_trees",
-        {**SMALL_WINDOW, "scale": "none", "limits": {"delta": [-4.0, 4.0], "alpha": [0.0, 2000.0]}},
+        {
+            **SMALL_WINDOW,
+            "mode": "river",
+            "scale": "none",
+            "limits": {"delta": [-4.0, 4.0], "alpha": [0.0, 2000.0]},
+        },
     ),
     "isolation_forest": (
         "isolation_forest",

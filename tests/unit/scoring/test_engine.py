@@ -116,10 +116,12 @@ def test_alerts_have_reasons_that_raised_the_score(pipeline: Pipeline, whole: Sc
     assert sorted(whole.reasons) == alerts
     told = list(whole.reasons.values())
     assert sum(map(bool, told)) > 0.9 * len(told)
+    # Without a value that lowers the score by itself, the farthest ones are named, with a contribution of 0.
+    assert sum(reasons[0].contribution > 0 for reasons in told if reasons) > 0.8 * len(told)
     for reasons in told:
         assert len(reasons) <= MAX_REASONS
         contributions = [r.contribution for r in reasons]
-        assert all(c > 0 for c in contributions)
+        assert all(c > 0 for c in contributions) or not any(contributions)
         assert contributions == sorted(contributions, reverse=True)
         assert {r.feature for r in reasons} <= set(pipeline.feature_names)
 

@@ -83,7 +83,7 @@ def test_check_lists_every_mistake(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     text = (EXAMPLES / "payments" / "pipeline.yaml").read_text()
     text = text.replace("of: amount", "of: amuont", 1).replace("account_mean_7d, 1.0", "account_mean_8d, 1.0")
-    path.write_text(text.replace("trees: 25", "trees: many"))
+    path.write_text(text.replace("kind: half_space_trees", "kind: half_space_trees, trees: many"))
     shown, _ = run("check", path, code=1)
     for expected in (
         "3 mistake(s)",
