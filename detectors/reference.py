@@ -32,6 +32,7 @@ class ReferenceSample:
         self._sample = Reservoir(CAPACITY, columns, seed, HORIZON)
         self._columns = columns
         self._percentiles: Floats = np.full((5, columns), np.nan)
+        self._ever: Floats = np.full((2, columns), np.nan)
 
     @property
     def median(self) -> Floats:
@@ -67,14 +68,22 @@ class ReferenceSample:
             self._sample.add(x[at:stop])
             at = stop
             if self._sample.seen == due:
-                self._percentiles = _percentiles(self._sample.rows)
+                self._recalculate()
         return outside
+
+    def _recalculate(self) -> None:
+        found = _percentiles(self._sample.rows)
+        self._ever[0] = np.fmin(self._ever[0], found[3])
+        self._ever[1] = np.fmax(self._ever[1], found[4])
+        # a flag that was down for days is not out of range when it goes up again
+        found[3:] = np.where(found[3] == found[4], self._ever, found[3:])
+        self._percentiles = found
 
     def outside(self, x: Floats) -> npt.NDArray[np.bool_]:
         """Which values of ``x`` (float64[n, columns]) lie outside of the sampled range by more than its width.
 
         Also infinite ones; a missing value never, nor any of a feature with less than 512 sampled values. Of a
-        feature that was constant every other value does. Pure.
+        feature that is constant in the sample, the range that it ever had there counts. Pure.
         """
         least, greatest = self._percentiles[3], self._percentiles[4]
         width = greatest - least
@@ -85,15 +94,18 @@ class ReferenceSample:
     def snapshot(self) -> Arrays:
         """The sample and the percentiles in use."""
         inner = self._sample.snapshot()
-        return Arrays({**inner.arrays, "percentiles": self._percentiles.copy()}, inner.scalars)
+        own = {"percentiles": self._percentiles.copy(), "ever": self._ever.copy()}
+        return Arrays({**inner.arrays, **own}, inner.scalars)
 
     def restore(self, state: Arrays) -> None:
         """Take over a snapshot. Raises ValueError when it has another shape."""
-        percentiles = state.arrays.get("percentiles")
+        percentiles, ever = state.arrays.get("percentiles"), state.arrays.get("ever")
         if percentiles is None or percentiles.shape != (5, self._columns):
             raise ValueError(f"reference snapshot needs 'percentiles' of shape (5, {self._columns})")
+        if ever is None or ever.shape != (2, self._columns):
+            raise ValueError(f"reference snapshot needs 'ever' of shape (2, {self._columns})")
         self._sample.restore(state)
-        self._percentiles = percentiles
+        self._percentiles, self._ever = percentiles, ever
 
 
 def _percentiles(rows: Floats) -> Floats:

@@ -14,7 +14,7 @@ from detectors.ranks import RankTable
 from domain.batch import Floats
 
 DAY = 20_000
-DAYS = 8
+DAYS = 5
 SHARE = 0.005
 
 DRIFTS: dict[str, Callable[[Floats, Floats], Floats]] = {

@@ -7,7 +7,7 @@ import pytest
 
 from detectors.ensemble import Ensemble, EnsembleOutput
 from domain.batch import Floats
-from domain.pipeline import Decision, DetectorSpec, EventSpec, Pipeline, ValueFeature
+from domain.pipeline import Decision, DetectorSpec, EventSpec, Pipeline, Threshold, ValueFeature
 
 NAMES = ("amount", "count", "ratio", "gap")
 HST = DetectorSpec(name="hst", kind="half_space_trees", params={"trees": 8, "height": 5, "window": 100})
@@ -28,7 +28,7 @@ def pipeline(*detectors: DetectorSpec, digest: str = "d1") -> Pipeline:
         ),
         features=tuple(ValueFeature(name=name, field=name) for name in NAMES),
         detectors=detectors,
-        decision=Decision(),
+        decision=Decision(review=Threshold(budget=0.05), block=Threshold(budget=0.01)),
         seed=11,
         digest=digest,
     )
@@ -47,6 +47,8 @@ def in_batches(ensemble: Ensemble, x: Floats, size: int) -> EnsembleOutput:
         np.concatenate([o.ranks for o in outputs]),
         np.concatenate([o.score for o in outputs]),
         tuple(s for o in outputs for s in o.segments),
+        np.concatenate([o.reached for o in outputs]),
+        np.concatenate([o.outside for o in outputs]),
     )
 
 
@@ -66,6 +68,8 @@ def test_batches_change_neither_scores_nor_what_is_said_about_them() -> None:
         assert parts.raw.tobytes() == whole.raw.tobytes()
         assert parts.ranks.tobytes() == whole.ranks.tobytes()
         assert parts.score.tobytes() == whole.score.tobytes()
+        assert np.array_equal(parts.reached, whole.reached)
+        assert np.array_equal(parts.outside, whole.outside)
         assert per_row(parts, 2600) == per_row(whole, 2600)
 
 
@@ -101,7 +105,9 @@ def test_snapshot_goes_on_with_the_same_bits() -> None:
         copy = Ensemble(pipeline(HST, FOREST))
         copy.restore(original.snapshot())
         assert copy.seen == cut
-    assert copy.step(x[1390:]).score.tobytes() == original.step(x[1390:]).score.tobytes()
+    ours, theirs = copy.step(x[1390:]), original.step(x[1390:])
+    assert ours.score.tobytes() == theirs.score.tobytes()
+    assert np.array_equal(ours.reached, theirs.reached)
     assert copy.snapshot() == original.snapshot()
     assert np.array_equal(copy.reference.median, original.reference.median)
 

@@ -26,6 +26,16 @@ def test_only_values_far_outside_are_told_and_only_until_they_are_usual() -> Non
     assert not outside[EVERY:].any()
 
 
+def test_a_flag_that_was_down_for_long_is_not_out_of_range_when_it_goes_up_again() -> None:
+    sample = ReferenceSample(1, seed=1)
+    week = np.zeros((100_000, 1))
+    sample.add(week[: 2 * EVERY])
+    assert sample.outside(np.ones((1, 1))).all()
+    assert sample.add(np.ones((2 * EVERY, 1))).any()
+    sample.add(week)
+    assert sample.outside(np.array([[1.0], [2.5]])).tolist() == [[False], [True]]
+
+
 def test_few_values_have_no_range() -> None:
     sample = ReferenceSample(2, seed=1)
     x = np.random.default_rng(2).normal(size=(2 * ENOUGH, 2))

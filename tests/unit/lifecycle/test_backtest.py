@@ -164,9 +164,14 @@ def test_the_command_measures_against_a_dummy_and_the_best_feature(
     monkeypatch.setenv("TIDEGATE_PRIVACY_KEY", "k" * 32)
     until = from_micros(middle_time(events)).isoformat()
     common = ["--pipeline", str(PAYMENTS), "--events", str(events), "--train-until", until]
-    same = invoke(*common, "--out", str(tmp_path / "a.parquet"), "--labels", str(events), "--json")
+    known = ["--labels", str(events), "--group-by", "country", "--json"]
+    same = invoke(*common, "--out", str(tmp_path / "a.parquet"), *known)
     assert same.exit_code == 0, same.output
     result = json.loads(same.stdout)
+    groups = result["fairness"]["groups"]
+    assert sum(g["events"] for g in groups) + result["fairness"]["ungrouped"] == result["metrics"]["rows"]
+    assert sum(g["frauds"] for g in groups) <= result["metrics"]["frauds"]
+    assert result["fairness"]["gate"]["max_ratio"] == 1.25
     assert result["rejected"] == {"out_of_range": 1}
     assert result["verdicts"] == pq.read_metadata(tmp_path / "a.parquet").num_rows
     metrics = result["metrics"]
