@@ -35,7 +35,8 @@ class DailyCapacity:
         if not per_day > 0.0:
             raise ValueError(f"a capacity is above 0 a day, not {per_day}")
         self._per_day = per_day
-        self._ranks = RankTable()
+        # a day is compared with what just was, bursts included: they take capacity too
+        self._ranks = RankTable(probation=0)
         self._profile = np.zeros(24)
         self._today = np.zeros(24)
         self._counters: Ints = np.array([-1, 0, 0, 0], dtype=np.int64)
