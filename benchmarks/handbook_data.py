@@ -25,7 +25,7 @@ from tidegate.loading import load
 
 __all__ = ["DELAY", "FIRST_DAY", "RECIPE", "EngineRows", "engine_rows", "handbook_file", "published_rows"]
 
-RECIPE = Path(__file__).parents[1] / "examples" / "handbook" / "pipeline.yaml"
+RECIPE = Path(__file__).parents[1] / "examples" / "handbook" / "labelled.yaml"
 FIRST_DAY = int(np.datetime64("2018-04-01", "D").astype(np.int64))
 """The day number (since 1970) that the Handbook calls day 0."""
 DELAY = 7 * DAY
@@ -72,7 +72,9 @@ def engine_rows(pipeline: Pipeline | None = None, *, limit: int | None = None) -
     path = handbook_file("transactions.parquet")
     for chunk in read_events(path, declared, Protector(b"benchmark-" * 3), label_column=_LABEL):
         if chunk.rejected or chunk.labels is None:
-            raise SystemExit(f"{path.name}: rows were refused or have no labels; is this the Handbook's file?")
+            raise SystemExit(
+                f"{path.name}: rows were refused or have no labels; is this the Handbook's file?"
+            )
         batch = chunk.batch
         due = told.due(0, told.note(0, batch, chunk.labels)) if declared.label_fed else None
         x.append(engine.advance(batch, due).features)
