@@ -85,6 +85,11 @@ class LabelTrained(ABC):
         """Hash of the model, which changes at each fit."""
         return self._version
 
+    @property
+    def model_bytes(self) -> int:
+        """Bytes of what it scores with; 0 before the first fit."""
+        return 0 if self._model is None else self._model.nbytes
+
     def next_change(self) -> int | None:
         """None: only labels change it, and they come between batches."""
         return None
