@@ -7,11 +7,11 @@ import numpy as np
 from domain.batch import Floats
 from domain.compiled import compiled
 
-__all__ = ["sample_rows"]
+__all__ = ["mix", "sample_rows"]
 
 
 @compiled
-def _mix(seed: np.uint64, index: np.uint64) -> np.uint64:
+def mix(seed: np.uint64, index: np.uint64) -> np.uint64:
     """SplitMix64's output function (Steele, Lea, Flood 2014) at a counter."""
     z = seed + index * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -29,7 +29,7 @@ def sample_rows(rows: Floats, seen: int, horizon: int, seed: np.uint64, x: Float
         slot = index
         if index >= capacity:
             among = min(index + 1, horizon)
-            unit = np.float64(_mix(seed, np.uint64(index)) >> np.uint64(11)) * 2.0**-53
+            unit = np.float64(mix(seed, np.uint64(index)) >> np.uint64(11)) * 2.0**-53
             slot = int(unit * among)
         if slot < capacity:
             for j in range(columns):
