@@ -25,7 +25,7 @@ from tidegate.loading import load
 
 __all__ = ["DELAY", "FIRST_DAY", "RECIPE", "EngineRows", "engine_rows", "handbook_file", "published_rows"]
 
-RECIPE = Path(__file__).parents[1] / "examples" / "handbook" / "pipeline.yaml"
+RECIPE = Path(__file__).parents[1] / "examples" / "handbook" / "labelled.yaml"
 FIRST_DAY = int(np.datetime64("2018-04-01", "D").astype(np.int64))
 """The day number (since 1970) that the Handbook calls day 0."""
 DELAY = 7 * DAY

@@ -54,6 +54,7 @@ class LabelTrained(ABC):
         self._min_positive = min_positive
         self._memory = LabelMemory(memory, self._width, seed, max(1, memory // 4))
         self._fitted_at: int | None = None
+        self._fitted_to = 0
         self._model: TreeModel | None = None
         self._compress = compress or Compression()
         self._version = f"{self.kind}-unfitted"
@@ -84,6 +85,11 @@ class LabelTrained(ABC):
         """Hash of the model, which changes at each fit."""
         return self._version
 
+    @property
+    def model_bytes(self) -> int:
+        """Bytes of what it scores with; 0 before the first fit."""
+        return 0 if self._model is None else self._model.nbytes
+
     def next_change(self) -> int | None:
         """None: only labels change it, and they come between batches."""
         return None
@@ -100,7 +106,7 @@ class LabelTrained(ABC):
         """Learns nothing: past rows without labels."""
 
     def learn_labels(self, x: Floats, y: Floats, known_at: Ints, now: int) -> None:
-        """Remember rows whose labels became known, and fit again if that is due.
+        """Remember rows whose labels became known, and fit again if that is due and there are new ones.
 
         x         float64[m, F], the vectors as they were scored; y float64[m], 0 or 1
         known_at  int64[m], when each label became known (UTC microseconds)
@@ -108,19 +114,21 @@ class LabelTrained(ABC):
         """
         self._memory.add(x, y)
         known = self._memory.positives, self._memory.negatives
-        if sum(known) < self._min_labels or min(known) < self._min_positive:
+        if sum(known) < self._min_labels or min(known) < self._min_positive or sum(known) == self._fitted_to:
             return
         if self._fitted_at is None or now - self._fitted_at >= self._refit_every:
             rows = self._memory.rows()
             self._take(compressed(self._fit(rows), rows, self._compress, self._seed))
             self._fitted_at = now
+            self._fitted_to = sum(known)
 
     def snapshot(self) -> Arrays:
         """The memory and the model."""
         children = {"memory": self._memory.snapshot()}
         if self._model is not None:
             children["model"] = self._model.snapshot()
-        return merge(children, Arrays({}, {"kind": self.kind, "fitted_at": self._fitted_at}))
+        own = {"kind": self.kind, "fitted_at": self._fitted_at, "fitted_to": self._fitted_to}
+        return merge(children, Arrays({}, own))
 
     def restore(self, state: Arrays) -> None:
         """Take over a snapshot. Raises ValueError when it does not fit the parameters."""
@@ -134,9 +142,13 @@ class LabelTrained(ABC):
             raise ValueError(
                 f"snapshot of {self.kind} has a model without 'fitted_at', or the other way round"
             )
+        fitted_to = state.scalars.get("fitted_to")
+        if not isinstance(fitted_to, int):
+            raise ValueError(f"snapshot of {self.kind} lacks 'fitted_to'")
         restored = restored_model(model, self._width) if model.arrays else None
         self._memory.restore(child(state, "memory"))
         self._fitted_at = fitted_at
+        self._fitted_to = fitted_to
         self._model = None
         self._version = f"{self.kind}-unfitted"
         if restored is not None:

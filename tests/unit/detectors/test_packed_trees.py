@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier, RandomForestClassifier
 
 from detectors.arrays import Arrays, pack, unpack
 from detectors.packed_trees import PackedTrees, as_fitted, boosted, grown
@@ -52,12 +54,13 @@ def test_boosting_has_scikit_learns_bits(rows: int, holes: bool) -> None:
 
 
 @pytest.mark.parametrize("holes", [False, True])
+@pytest.mark.parametrize("kind", [RandomForestClassifier, ExtraTreesClassifier])
 @pytest.mark.parametrize(("rows", "leaves"), [(60, None), (3000, None), (3000, 16)])
-def test_a_forest_has_scikit_learns_bits(rows: int, leaves: int | None, holes: bool) -> None:
+def test_a_forest_has_scikit_learns_bits(rows: int, leaves: int | None, kind: Any, holes: bool) -> None:
     x, y, weight = labelled(rows, 1, holes)
-    fitted = RandomForestClassifier(
-        20, max_leaf_nodes=leaves, min_samples_leaf=2, max_features=0.4, random_state=3
-    ).fit(as_fitted(x), y, sample_weight=weight)
+    fitted = kind(20, max_leaf_nodes=leaves, min_samples_leaf=2, max_features=0.4, random_state=3).fit(
+        as_fitted(x), y, sample_weight=weight
+    )
     packed = PackedTrees.packed(grown(fitted), WIDTH)
     for other in (x, traffic(701, 2, True), EDGES):
         assert packed.score(other).tobytes() == fitted.predict_proba(as_fitted(other))[:, 1].tobytes()
