@@ -59,18 +59,18 @@ class EnsembleOutput:
     score     float64[n]: share of recent traffic that looked less suspicious (0 to 1), NaN when all
               abstain or too few rows have been ranked
     segments  cover all rows in order
-    probability  float64[n]: of the label 1, NaN while labels are too few; None where nothing learns from labels
     reached   int8[n]: decision that alert budgets grant (1 review, 2 block, 0 none)
     outside   bool[n, features]: values far outside of what recent traffic had
+    probability  float64[n]: of the label 1, NaN while labels are too few; None where nothing learns from labels
     """
 
     raw: Floats
     ranks: Floats
     score: Floats
     segments: tuple[Segment, ...]
-    probability: Floats | None = None
     reached: npt.NDArray[np.int8] = field(default_factory=lambda: np.empty(0, dtype=np.int8))
     outside: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty((0, 0), dtype=np.bool_))
+    probability: Floats | None = None
 
 
 class Ensemble:
@@ -175,7 +175,7 @@ class Ensemble:
         outside = self.reference.add(x)
         self.seen += n
         reached = self._budgets.step(score)
-        return EnsembleOutput(raw, ranks, score, _joined(segments), probability, reached, outside)
+        return EnsembleOutput(raw, ranks, score, _joined(segments), reached, outside, probability)
 
     def score(self, x: Floats) -> EnsembleOutput:
         """What :meth:`step` would say of each row of ``x`` if it came next; changes nothing."""
@@ -193,7 +193,7 @@ class Ensemble:
         segments = _joined(self._segments(0, raw, self.abstained(), failed))
         probability = None if self._calibrator is None else self._calibrator.probability(score)
         outside, reached = self.reference.outside(x), self._budgets.preview(score)
-        return EnsembleOutput(raw, ranks, score, segments, probability, reached, outside)
+        return EnsembleOutput(raw, ranks, score, segments, reached, outside, probability)
 
     def fit(self, x: Floats) -> None:
         """Train on past rows (float64[n, features], oldest first), then rank by their scores."""
