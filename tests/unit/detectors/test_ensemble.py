@@ -8,6 +8,7 @@ import pytest
 from detectors.ensemble import Ensemble, EnsembleOutput
 from domain.batch import Floats
 from domain.pipeline import Decision, DetectorSpec, EventSpec, Pipeline, Threshold, ValueFeature
+from lifecycle.evaluation import ranking
 
 NAMES = ("amount", "count", "ratio", "gap")
 HST = DetectorSpec(name="hst", kind="half_space_trees", params={"trees": 8, "height": 5, "window": 100})
@@ -139,6 +140,36 @@ def test_outliers_stand_out() -> None:
     x[odd, 2] -= 15.0
     output = Ensemble(pipeline(HST, FOREST)).step(x)
     assert (output.score[odd] > 0.95).mean() > 0.8
+
+
+@pytest.mark.parametrize("kind", ["constant", "random", "inverted"])
+def test_one_poisoned_detector_does_not_spoil_the_others(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = traffic(8_000)
+    odd = np.zeros(8_000, dtype=np.bool_)
+    odd[2000::97] = True
+    x[odd] += np.array([4.0, 0.0, -4.0, 4.0])
+    clean = ranking(Ensemble(pipeline(HST, FOREST)).step(x).score, odd)
+
+    poisoned = Ensemble(
+        pipeline(HST, FOREST, DetectorSpec(name="bad", kind="river", params={"model": "anomaly.LODA"}))
+    )
+    rng = np.random.default_rng(4)
+    wrong = {
+        "constant": np.zeros(8_000),
+        "random": rng.random(8_000),
+        "inverted": rng.random(8_000) - 5.0 * odd,
+    }[kind]
+    bad: Any = poisoned._detectors[2]
+    monkeypatch.setattr(type(bad), "ready", True)
+    monkeypatch.setattr(type(bad), "abstains_because", None)
+    monkeypatch.setattr(type(bad), "next_change", lambda self: None)
+    taken = iter(wrong)
+    monkeypatch.setattr(bad, "step", lambda rows: np.array([next(taken) for _ in rows]))
+    score = poisoned.step(x).score
+    spoiled = ranking(score, odd)
+    assert clean.average_precision > 0.6
+    assert spoiled.auc > clean.auc - 0.01
+    assert spoiled.average_precision > 0.7 * clean.average_precision
 
 
 def test_fit_makes_it_ready_at_once() -> None:
