@@ -7,7 +7,7 @@ RUN := $(UV) run --no-sync
 PYTEST := $(RUN) pytest -p no:randomly --durations=10
 SUITES := tests/unit tests/contract tests/integration tests/system
 
-.PHONY: help setup packages demo test test-unit test-compose up check bench-kernels bench-throughput chaos chaos-selftest
+.PHONY: help setup packages demo test test-unit test-compose up check bench-kernels bench-throughput bench-quality chaos chaos-selftest
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -53,3 +53,6 @@ bench-kernels: packages ## our kernels beside River and scikit-learn, in one run
 
 bench-throughput: setup ## the worker beside a bare transactional passthrough, in one run
 	$(RUN) tidegate bench throughput --events 200000 --json
+
+bench-quality: packages ## detection quality beside published numbers, over five seeds; takes about an hour
+	$(RUN) tidegate bench quality

@@ -23,9 +23,19 @@ from lifecycle.known_labels import KnownLabels
 from scoring.engine import PartitionScorer
 from tidegate.loading import load
 
-__all__ = ["DELAY", "FIRST_DAY", "RECIPE", "EngineRows", "engine_rows", "handbook_file", "published_rows"]
+__all__ = [
+    "DELAY",
+    "FIRST_DAY",
+    "RECIPE",
+    "UNLABELLED",
+    "EngineRows",
+    "engine_rows",
+    "handbook_file",
+    "published_rows",
+]
 
 RECIPE = Path(__file__).parents[1] / "examples" / "handbook" / "labelled.yaml"
+UNLABELLED = RECIPE.with_name("pipeline.yaml")
 FIRST_DAY = int(np.datetime64("2018-04-01", "D").astype(np.int64))
 """The day number (since 1970) that the Handbook calls day 0."""
 DELAY = 7 * DAY

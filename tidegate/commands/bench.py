@@ -63,6 +63,25 @@ def kernels(as_json: JsonOption = False, repetitions: Annotated[int, typer.Optio
     main(["--repetitions", str(repetitions), *(["--json"] if as_json else [])])
 
 
+@app.command()
+def quality(
+    suite: Annotated[str, typer.Option(help="handbook, adbench or all.")] = "all",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each contestant.")] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """How well fraud is ranked, beside published numbers; `all` writes docs/quality.md and its results.
+
+    Example: tidegate bench quality --suite adbench --seeds 1 --json
+    """
+    try:
+        from benchmarks.quality import SUITES, main
+    except ModuleNotFoundError as error:
+        raise _no_checkout(error) from error
+    if suite not in (*SUITES, "all"):
+        raise typer.BadParameter(f"choose one of {', '.join(SUITES)} and all", param_hint="--suite")
+    main(["--suite", suite, "--seeds", str(seeds), *(["--json"] if as_json else [])])
+
+
 def _no_checkout(error: ModuleNotFoundError) -> ServiceMissing:
     return ServiceMissing(
         f"the benchmarks are not part of this installation: {error}",
