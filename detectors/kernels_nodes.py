@@ -23,6 +23,9 @@ __all__ = ["LARGEST", "walk_nodes"]
 LARGEST = 1e30
 """Infinite and larger values count as this much, which float32 still holds."""
 
+_LOOK = 4
+"""Steps between two looks whether all four rows have arrived."""
+
 _BLOCK = 256
 """Rows that go through all trees together, so that they and one tree stay in the cache."""
 
@@ -75,11 +78,16 @@ def walk_nodes(
             steps = depth[t]
             for r in range(0, n - 3, 4):
                 a = b = c = d = root[t]
-                for _ in range(steps):
+                for step in range(steps):
                     a = _down(a, block[r], feature, threshold, left)
                     b = _down(b, block[r + 1], feature, threshold, left)
                     c = _down(c, block[r + 2], feature, threshold, left)
                     d = _down(d, block[r + 3], feature, threshold, left)
+                    # most rows are in their leaves long before the deepest one would be
+                    if step % _LOOK == _LOOK - 1 and (
+                        left[a] == a and left[b] == b and left[c] == c and left[d] == d
+                    ):
+                        break
                 total[r] += value[a]
                 total[r + 1] += value[b]
                 total[r + 2] += value[c]

@@ -15,6 +15,7 @@ from domain.compiled import compiled
 __all__ = ["walk_codes"]
 
 _BLOCK = 256
+_LOOK = 4
 
 
 @compiled
@@ -28,6 +29,20 @@ def _code(value: np.float32, edges: Float32s, low: int, high: int) -> int:
         else:
             last = middle
     return first - low
+
+
+@compiled
+def _down(
+    node: np.uint32,
+    row: npt.NDArray[Any],
+    feature: npt.NDArray[Any],
+    code: npt.NDArray[Any],
+    skip: npt.NDArray[np.uint16],
+) -> np.uint32:
+    # a leaf's code is the greatest there is, so that nothing lies beyond it
+    right = np.uint32(row[np.uint32(feature[node])] > code[node])
+    child: np.uint32 = node + np.uint32(skip[node]) + right
+    return child
 
 
 @compiled
@@ -68,14 +83,27 @@ def walk_codes(
                     found = _code(cut, edges, ends[j], ends[j + 1])
                     block[r, j] = found
                     block[r, width + j] = found
-        for r in range(n):
-            total = np.int64(0)
-            for t in range(root.shape[0]):
-                node = root[t]
-                for _ in range(depth[t]):
-                    right = np.uint32(block[r, np.uint32(feature[node])] > code[node])
-                    away = np.uint32(skip[node])
-                    # a leaf's code is the greatest there is, so that nothing lies beyond it
-                    node = node + away + right
-                total += np.int64(value[node])
-            out[start + r] = total
+        total = out[start : start + n]
+        total[:] = 0.0
+        for t in range(root.shape[0]):
+            steps = depth[t]
+            for r in range(0, n - 3, 4):
+                a = b = c = d = root[t]
+                for step in range(steps):
+                    a = _down(a, block[r], feature, code, skip)
+                    b = _down(b, block[r + 1], feature, code, skip)
+                    c = _down(c, block[r + 2], feature, code, skip)
+                    d = _down(d, block[r + 3], feature, code, skip)
+                    if step % _LOOK == _LOOK - 1 and (
+                        skip[a] == 0 and skip[b] == 0 and skip[c] == 0 and skip[d] == 0
+                    ):
+                        break
+                total[r] += value[a]
+                total[r + 1] += value[b]
+                total[r + 2] += value[c]
+                total[r + 3] += value[d]
+            for r in range(n - n % 4, n):
+                a = root[t]
+                for _ in range(steps):
+                    a = _down(a, block[r], feature, code, skip)
+                total[r] += value[a]

@@ -72,6 +72,7 @@ class RandomForestParams(_FittedParams, frozen=True, kw_only=True):
     cuts: Literal["best", "random"] = "best"
     trees: Annotated[int, Meta(ge=1, le=1000)] = 100
     leaves: Annotated[int, Meta(ge=2, le=4096)] = 256
+    depth: Annotated[int, Meta(ge=1, le=30)] = 12
     min_leaf: Annotated[int, Meta(ge=1, le=10_000)] = 10
     max_features: Annotated[float, Meta(gt=0, le=1)] = 0.5
 

@@ -23,7 +23,7 @@ class RandomForest(LabelTrained):
     """A forest over the columns ``features``; the score is the probability of a positive label.
 
     cuts                     ``best`` (Breiman) or ``random`` (extremely randomized trees)
-    trees, leaves, min_leaf  as scikit-learn's n_estimators, max_leaf_nodes, min_samples_leaf
+    trees, leaves, depth, min_leaf  as scikit-learn's n_estimators, max_leaf_nodes, max_depth, min_samples_leaf
     max_features             share of the features that each cut chooses from
     Others: see :class:`detectors.label_trained.LabelTrained`. A missing value goes, at each cut, to the side
     that fits it better; where none was missing at the fit, to the side of more rows.
@@ -39,6 +39,7 @@ class RandomForest(LabelTrained):
         cuts: Literal["best", "random"] = "best",
         trees: int = 100,
         leaves: int = 256,
+        depth: int = 12,
         min_leaf: int = 10,
         max_features: float = 0.5,
         memory: int = 20_000,
@@ -60,6 +61,7 @@ class RandomForest(LabelTrained):
         self._settings = {
             "n_estimators": trees,
             "max_leaf_nodes": leaves,
+            "max_depth": depth,
             "min_samples_leaf": min_leaf,
             "max_features": max_features,
         }
