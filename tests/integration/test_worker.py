@@ -154,7 +154,7 @@ def test_a_retried_event_counts_once_wherever_the_retry_comes(scene: Scene) -> N
     original, *others = [v for v in verdicts if v.id == "r1"]
     assert original.score is not None
     assert original.decision != "allow", "the original should be an alert, to make its repeats worth a look"
-    assert original.flags == []
+    assert original.flags == [Flag.OUT_OF_RANGE]
     assert len(others) == 4
     for repeat in others:
         assert repeat.flags == [Flag.DUPLICATE]
