@@ -137,7 +137,7 @@ def flushall_cold(stage: Stage) -> None:
 def flushall_idle(stage: Stage) -> None:
     """After the last event: state must come back although nothing asks for it."""
     stage.start(2)
-    stage.feed(rate=len(stage.records) / 6.0)
+    stage.feed(len(stage.records), rate=len(stage.records) / 6.0)
     _settled(stage, len(stage.records))
     stage.fault("FLUSHALL")
     with _client(stage) as client:

@@ -38,7 +38,7 @@ def random_kills(stage: Stage) -> None:
     kills = max(3, round(len(stage.records) * RANDOM_KILLS / 100_000))
     chance = random.Random(SEED)
     workers = dict(zip(("w1", "w2"), stage.start(2), strict=True))
-    part = len(stage.records) / (kills + 1)
+    part = stage.paced / (kills + 1)
     # the part after a kill lasts about as long as the group takes to notice it and to share out again
     stage.feed(rate=part / 3.0)
     for number in range(kills):

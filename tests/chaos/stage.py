@@ -43,6 +43,8 @@ _NOT_YET = frozenset(
         KafkaError.REQUEST_TIMED_OUT,
     }
 )
+_DRIP = 40
+"""Events that are likely to reach every partition."""
 # Small transactions, little memory, and state that lags behind by different amounts when a fault comes.
 QUICK: dict[str, Any] = {
     "max_batch": 100,
@@ -90,9 +92,11 @@ class Stage:
     problems: list[str] = field(default_factory=list)
     admin: AdminClient = field(init=False)
     _fed: int = 0
+    _reserve: int = field(init=False)
     _feeders: list[threading.Thread] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._reserve = len(self.records) // 8
         self.admin = AdminClient(KafkaConnection(self.scene.bootstrap, {"log_level": 2}).client("chaos"))
 
     @classmethod
@@ -200,8 +204,12 @@ class Stage:
     # -- traffic
 
     def feed(self, count: int | None = None, rate: float | None = None) -> None:
-        """Send the next ``count`` records (None: all that are left) in the background, ``rate`` a second."""
-        upto = len(self.records) if count is None else min(self._fed + count, len(self.records))
+        """Send the next ``count`` records in the background, ``rate`` a second.
+
+        None: all that are left but an eighth, which :meth:`await_news` and :meth:`finish` may need.
+        """
+        left = self.paced if count is None else self._fed + count
+        upto = max(self._fed, min(left, len(self.records)))
         part, self._fed = self.records[self._fed : upto], upto
         producer = replay_producer(KafkaConnection(self.scene.bootstrap, {"log_level": 2}))
 
@@ -216,10 +224,20 @@ class Stage:
         self._feeders.append(thread)
         thread.start()
 
+    @property
+    def _idle(self) -> bool:
+        fed = not any(thread.is_alive() for thread in self._feeders)
+        return fed and self.answers >= self._fed
+
     def await_fed(self) -> None:
         """Until what :meth:`feed` was asked for is in the topic."""
         for thread in self._feeders:
             thread.join()
+
+    @property
+    def paced(self) -> int:
+        """How many records :meth:`feed` sends unless told how many."""
+        return len(self.records) - self._reserve
 
     @property
     def fed(self) -> int:
@@ -256,6 +274,9 @@ class Stage:
             fresh = self.verdicts.seen[at:]
             at += len(fresh)
             left.difference_update(s.partition for s in fresh if _scored_at(s) > since)
+            if left and self._idle:
+                # all was answered before the fault, on a slow day: without events there is no news
+                self.feed(_DRIP)
             return not left
 
         self.await_that("new verdicts of every partition", all_there)
@@ -305,6 +326,8 @@ class Stage:
 
     def finish(self) -> None:
         """Let everything come to rest: all answered, all in Redis, workers gone, readers at the end."""
+        if any(worker.running for worker in self.scene.workers):
+            self.feed(len(self.records))
         self.await_fed()
         self.await_that("all inputs seen", lambda: len(self.inputs) >= self._fed)
         try:
