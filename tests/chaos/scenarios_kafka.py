@@ -76,11 +76,11 @@ def commit_answer_late(stage: Stage) -> None:
 
 
 def commit_answer_lost(stage: Stage) -> None:
-    """The answer never comes, though the connection stands: the worker must give the transaction up."""
+    """The answer never comes, though the connection stands: it is asked for again, or the worker starts afresh."""
     workers = _commit_harmed(stage, ((Harm.SWALLOW, 0.0),))
-    stage.await_that(
-        "a worker starts afresh as the outcome is unknown",
-        lambda: any(stage.says(worker, "starting afresh") for worker in workers),
+    stage.expect(
+        any(stage.says(w, "Timed out EndTxnRequest") or stage.says(w, "starting afresh") for w in workers),
+        "a worker missed the answer",
     )
 
 
@@ -216,7 +216,7 @@ SCENARIOS = (
         events=4_500,
         degraded_due=True,
     ),
-    Scenario("output-missing", "the topic of alerts is missing, later made", output_missing, events=4_000),
+    Scenario("output-missing", "the topic of alerts is missing, later made", output_missing, events=8_000),
     Scenario("verdicts-missing", "the topic of verdicts is missing at start", verdicts_missing, events=2_000),
     Scenario("output-denied", "an ACL denies writing verdicts, later taken back", output_denied),
 )
