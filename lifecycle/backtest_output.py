@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -16,7 +17,7 @@ from domain.verdict import DECISIONS
 from lifecycle.parquet_file import WholeParquet, moments, numbers
 from scoring.scored import ScoredBatch, flags_of
 
-__all__ = ["VerdictFile", "read_feature", "read_row_numbers"]
+__all__ = ["VerdictFile", "read_feature", "read_row_numbers", "read_sample"]
 
 _DECISIONS = pa.array([str(d) for d in DECISIONS])
 _FLAGS = [",".join(flags_of(mask)) for mask in range(64)]
@@ -73,6 +74,21 @@ class VerdictFile:
             pa.array(reasons, pa.string()),
         ]
         self._file.add(arrays)
+
+
+def read_sample(path: Path, names: Sequence[str], limit: int) -> Floats:
+    """The features of the first ``limit`` verdicts of a file (float64[n, names]), NaN where missing."""
+    parts: list[Floats] = []
+    left = limit
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=[f"f_{name}" for name in names]):
+            rows = batch.slice(0, left)
+            columns = [column.to_numpy(zero_copy_only=False).astype(np.float64) for column in rows.columns]
+            parts.append(np.column_stack(columns))
+            left -= rows.num_rows
+            if left == 0:
+                break
+    return np.concatenate(parts) if parts else np.empty((0, len(names)))
 
 
 def read_feature(path: Path, name: str) -> Floats:

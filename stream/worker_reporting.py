@@ -12,6 +12,7 @@ from confluent_kafka import TopicPartition
 
 from domain.clock import from_micros
 from domain.errors import StoreUnavailable
+from domain.verdict import DECISIONS
 from featurestore.tables import FeatureTables
 from scoring.scored import flags_of
 from stream.committer import Outcome
@@ -103,7 +104,8 @@ def report(
             "next_offset": task.next_offset,
             "lag": lag,
             "learned": ensemble.seen,
-            "abstained": ensemble.abstained(),
+            "abstained": {**ensemble.abstained(), **_abstained_thresholds(task)},
+            "failed_lessons": ensemble.failed_lessons,
         }
     report = {
         "worker": config.worker_id,
@@ -119,3 +121,8 @@ def report(
         parts.publish_report(msgspec.json.encode(report))
     except StoreUnavailable as error:
         log.warning("this worker's report was not published", error=str(error))
+
+
+def _abstained_thresholds(task: PartitionTask) -> dict[str, str]:
+    """Why a threshold that learns from labels grants nothing yet, by its place in the pipeline file."""
+    return {f"decision.{DECISIONS[code]}": why for code, why in task.scorer.learned.abstained.items()}

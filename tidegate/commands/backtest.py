@@ -29,7 +29,7 @@ from domain.pipeline import Pipeline
 from domain.privacy import Protector
 from featurestore.tables import FeatureTables
 from lifecycle.backtest import BacktestPlan, BacktestRun, run_backtest
-from lifecycle.backtest_output import read_feature, read_row_numbers
+from lifecycle.backtest_output import read_feature, read_row_numbers, read_sample
 from lifecycle.backtest_report import Contestant, Report, ReportOptions, evaluate
 from lifecycle.evaluation import Interval
 from lifecycle.event_files import read_events
@@ -37,6 +37,7 @@ from lifecycle.event_rows import count_rows
 from lifecycle.fairness import fairness_gate
 from lifecycle.groups import by_group, read_groups
 from lifecycle.label_files import find_labels
+from lifecycle.leakage import find_leaks, undelayed_rates
 from scoring.engine import PartitionScorer
 from stream.topics import partition_of
 from tidegate.commands.fairness_view import fairness_table
@@ -44,6 +45,9 @@ from tidegate.loading import load
 from tidegate.settings import Settings
 
 __all__ = ["backtest", "progress_bar", "run", "tables"]
+
+_LEAK_ROWS = 200_000
+"""Verdicts in which features that know the label are looked for."""
 
 
 def backtest(
@@ -106,7 +110,8 @@ def backtest(
             result, read_row_numbers(out), groups, group_by, since=_time(train_until, "--train-until")
         )
     unfed = declared.follows_labels and labels is None and label_column is None
-    for warning in _warnings(result, declared, unfed=unfed):
+    leaks = () if report is None else _leaks(declared, result, out)
+    for warning in (*_warnings(result, declared, unfed=unfed), *leaks):
         console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
     if as_json:
         summary = _summary(declared, result, report, out)
@@ -218,6 +223,13 @@ def _duration(text: str | None, option: str) -> int | None:
         return parse_duration(text)
     except ValueError as error:
         raise Fatal(f"{option}: {error}.", remedy="write for example 7d.") from None
+
+
+def _leaks(pipeline: Pipeline, result: BacktestRun, out: Path) -> tuple[str, ...]:
+    """What looks as if it knew the label; detectors that learn from labels would learn just that."""
+    x = read_sample(out, pipeline.feature_names, _LEAK_ROWS)
+    found = (*undelayed_rates(pipeline), *find_leaks(x, result.labels[: len(x)], pipeline.feature_names))
+    return tuple(leak.text for leak in found)
 
 
 def _warnings(result: BacktestRun, pipeline: Pipeline, *, unfed: bool) -> list[str]:
