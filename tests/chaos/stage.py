@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import threading
 import time
@@ -98,6 +99,8 @@ class Stage:
     def __post_init__(self) -> None:
         self._reserve = len(self.records) // 8
         self.admin = AdminClient(KafkaConnection(self.scene.bootstrap, {"log_level": 2}).client("chaos"))
+        # never destroyed: librdkafka 2.16 was seen to wait for ever for its own thread of a broker that is gone
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.admin))
 
     @classmethod
     @contextmanager
