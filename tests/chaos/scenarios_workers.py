@@ -141,14 +141,16 @@ def same_id(stage: Stage) -> None:
     second = stage.worker("w1", log="w1-second")
     first.start()
     stage.await_owners("w1")
-    stage.feed(rate=len(stage.records) / 16.0)
+    part = stage.paced // 3
     twins = [first, second]
-    for number in range(3):
-        stage.await_answers(len(stage.records) * (number + 1) // 8)
+    for _ in range(3):
+        # in portions, so that the twins have something to fight for
+        stage.feed(part, rate=part / 6.0)
+        stage.await_answers(stage.fed - part + part // 8)
         stage.fault("second worker under one id")
         late = next(twin for twin in twins if not twin.running)
         late.start()
-        stage.await_that("one of the two gives up", lambda: not all(t.running for t in twins))
+        stage.await_amid_traffic("one of the two gives up", lambda: not all(t.running for t in twins))
         [loser] = [twin for twin in twins if not twin.running]
         code = loser.wait(10)
         stage.expect(code == _EXIT_FATAL, f"the loser ends with exit code {_EXIT_FATAL}, not {code}")

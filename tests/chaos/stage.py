@@ -277,12 +277,9 @@ class Stage:
             fresh = self.verdicts.seen[at:]
             at += len(fresh)
             left.difference_update(s.partition for s in fresh if _scored_at(s) > since)
-            if left and self._idle:
-                # all was answered before the fault, on a slow day: without events there is no news
-                self.feed(_DRIP)
             return not left
 
-        self.await_that("new verdicts of every partition", all_there)
+        self.await_amid_traffic("new verdicts of every partition", all_there)
 
     # -- faults
 
@@ -311,6 +308,18 @@ class Stage:
                 logs = "\n".join(worker.tail(8) for worker in self.scene.workers)
                 raise Stuck(f"not within {seconds:.0f} s: {what}\n{logs}")
             pause.wait(every)
+
+    def await_amid_traffic(self, what: str, holds: Callable[[], bool]) -> None:
+        """The same for what only events bring about: where all were answered, on a slow day, some more are sent."""
+
+        def holds_or_sends() -> bool:
+            if holds():
+                return True
+            if self._idle:
+                self.feed(_DRIP)
+            return False
+
+        self.await_that(what, holds_or_sends)
 
     def reaches(self) -> dict[int, int]:
         """By partition, the offset after the last input seen so far."""
