@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import threading
 import time
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from domain.errors import TidegateError
@@ -22,6 +20,7 @@ from scoring.verdicts import decode_verdict
 from stream.kafka import KafkaConnection
 from stream.replay import Pace, Sendable, replay, replay_producer
 from tests.chaos.judge import Evidence
+from tests.chaos.members import members_of
 from tests.chaos.services import Services
 from tests.chaos.watch import Seen, Watch, read_all
 from tests.system.scene import Scene
@@ -34,16 +33,6 @@ PATIENCE = 90.0
 """Seconds for anything that has to happen; the longest is an outcome that the broker never tells (30 s)."""
 SABOTAGED_PATIENCE = 30.0
 """The same where something is broken on purpose, and waiting is what comes of it."""
-_NOT_YET = frozenset(
-    {
-        KafkaError.NOT_COORDINATOR,
-        KafkaError.COORDINATOR_NOT_AVAILABLE,
-        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-        KafkaError._TRANSPORT,
-        KafkaError._TIMED_OUT,
-        KafkaError.REQUEST_TIMED_OUT,
-    }
-)
 _DRIP = 40
 """Events that are likely to reach every partition."""
 # Small transactions, little memory, and state that lags behind by different amounts when a fault comes.
@@ -99,8 +88,6 @@ class Stage:
     def __post_init__(self) -> None:
         self._reserve = len(self.records) // 8
         self.admin = AdminClient(KafkaConnection(self.scene.bootstrap, {"log_level": 2}).client("chaos"))
-        # never destroyed: librdkafka 2.16 was seen to wait for ever for its own thread of a broker that is gone
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.admin))
 
     @classmethod
     @contextmanager
@@ -155,24 +142,16 @@ class Stage:
     def _owners(self) -> dict[str, frozenset[int]]:
         group = f"{self.scene.pipeline.name}.worker"
         prefix = f"tidegate-{self.scene.pipeline.name}-"
-        found = self._described(group)
-        owners: dict[str, frozenset[int]] = {}
-        for member in found.members:
-            name = member.client_id.removeprefix(prefix)
-            mine = {place.partition for place in member.assignment.topic_partitions}
-            owners[name] = owners.get(name, frozenset()) | mine
-        return owners
-
-    def _described(self, group: str) -> Any:
-        """A broker that has just started, or moves its coordinator, cannot tell yet: asked again for a while."""
         deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                return self.admin.describe_consumer_groups([group], request_timeout=10)[group].result(30)
-            except KafkaException as error:
-                if error.args[0].code() not in _NOT_YET or time.monotonic() > deadline:
-                    raise
-                threading.Event().wait(0.1)
+        # a broker that has just started, or moves its coordinator, cannot tell yet
+        while (members := members_of(self.scene.bootstrap, group)) is None:
+            if time.monotonic() > deadline:
+                raise Stuck(f"the broker does not tell who is in {group}")
+        owners: dict[str, frozenset[int]] = {}
+        for client_id, held in members:
+            name = client_id.removeprefix(prefix)
+            owners[name] = owners.get(name, frozenset()) | held
+        return owners
 
     def await_owners(self, *worker_ids: str) -> None:
         """Until these workers, and no others, share all partitions."""
