@@ -159,6 +159,7 @@ class FeatureTables:
         stream_time: int,
         want_features: bool = True,
         labels: LabelBatch | None = None,
+        repeated: Bools | None = None,
     ) -> Advanced:
         """Process a batch in order: features of each event, then its effect on state.
 
@@ -168,6 +169,9 @@ class FeatureTables:
         ``labels`` are applied in between, in their order: each before the first row at whose stream time
         (that row's event included) it and all labels before it are known. Raises ValueError when one of them
         is not known by the last row (``LabelBatch.due`` tells how many are).
+
+        ``repeated`` (bool[n]): rows known to be repeats, which change nothing. State read back after a torn write may
+        be ahead of these rows, and then no longer remembers the ids that would tell.
         """
         n = len(batch)
         self._tick += 1
@@ -178,6 +182,8 @@ class FeatureTables:
         action = np.zeros(n, dtype=np.uint8)
         if self._pipeline.event.late is LatePolicy.IGNORE:
             action[late] = kernels.READ_ONLY
+        if repeated is not None:
+            action[repeated] = kernels.NOTHING
         first_offset: Ints = np.full(n, -1, dtype=np.int64)
         first_score: Floats = np.full(n, np.nan)
         first_decision: Ints = np.zeros(n, dtype=np.int64)

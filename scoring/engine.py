@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from detectors.arrays import Arrays, child, merge, pack, unpack
 from detectors.ensemble import Ensemble, EnsembleOutput, Segment
@@ -28,6 +29,7 @@ from scoring.scored import FLAG_BITS, ScoredBatch
 
 __all__ = ["Fetch", "PartitionScorer", "nothing_stored"]
 
+Bools = npt.NDArray[np.bool_]
 Fetch = Callable[[Sequence[EntityRequest]], Sequence[Sequence[bytes | None]]]
 """How the engine asks for entity state that it does not hold."""
 
@@ -200,13 +202,14 @@ class PartitionScorer:
                 self.learned.learn(lesson.examples)
             lessons.offset = int(labels.offsets[-1]) + 1
 
-    def rebuild(self, batch: EventBatch, scores: Floats, decisions: Ints) -> None:
+    def rebuild(self, batch: EventBatch, scores: Floats, decisions: Ints, repeated: Bools) -> None:
         """Apply events whose verdicts are known (recovery): feature state moves, nothing is scored.
 
-        ``scores`` and ``decisions`` are those of the committed verdicts, row by row.
+        ``scores`` and ``decisions`` are those of the committed verdicts, row by row; ``repeated`` (bool[n]) which of
+        these call their event a duplicate.
         """
-        advanced = self._advance(batch, labels=None, loaded=False, want_features=False)
-        fresh = np.flatnonzero(~advanced.duplicate)
+        advanced = self._advance(batch, labels=None, loaded=False, want_features=False, repeated=repeated)
+        fresh = np.flatnonzero(~(advanced.duplicate | repeated))
         self._remember(batch, fresh, scores, decisions.astype(np.int8))
 
     def relearn(self, x: Floats, times: Ints, lessons: Sequence[Lesson] = ()) -> Floats:
@@ -262,7 +265,13 @@ class PartitionScorer:
         return after[advanced.labels_applied]
 
     def _advance(
-        self, batch: EventBatch, *, labels: LabelBatch | None, loaded: bool, want_features: bool
+        self,
+        batch: EventBatch,
+        *,
+        labels: LabelBatch | None,
+        loaded: bool,
+        want_features: bool,
+        repeated: Bools | None = None,
     ) -> Advanced:
         if not loaded:
             self._load(self.requests(batch, labels))
@@ -272,6 +281,7 @@ class PartitionScorer:
             stream_time=self.stream_time,
             want_features=want_features,
             labels=labels,
+            repeated=repeated,
         )
         self.stream_time = advanced.stream_time
         if labels is not None and len(labels):

@@ -263,13 +263,15 @@ class Recovery:
         batch = self._codec.to_batch(decoded.events, [messages[i].offset() for i in decoded.accepted])
         score: Floats = np.full(len(batch), np.nan)
         decision: Ints = np.zeros(len(batch), dtype=np.int64)
+        repeated = np.zeros(len(batch), dtype=np.bool_)
         row_of = {offset: row for row, offset in enumerate(batch.offsets.tolist())}
         for verdict in known:
             row = row_of.get(verdict.source.offset)
             if row is not None:
                 score[row] = np.nan if verdict.score is None else verdict.score
                 decision[row] = DECISIONS.index(verdict.decision)
-        scorer.rebuild(batch, score, decision)
+                repeated[row] = verdict.features is None
+        scorer.rebuild(batch, score, decision, repeated)
         return len(batch)
 
     def _relearn(

@@ -157,7 +157,8 @@ class PartitionOracle:
         said = [verdicts.get(offset) for offset in self.batch.offsets.tolist()]
         score: Floats = np.array([np.nan if v is None else _number(v.score) for v in said])
         decision = np.array([0 if v is None else DECISIONS.index(v.decision) for v in said], dtype=np.int64)
-        scorer.rebuild(self.batch, score, decision)
+        # memory holds everything from the first event on, so it knows repeats by itself
+        scorer.rebuild(self.batch, score, decision, np.zeros(len(self.batch), dtype=np.bool_))
         return scorer
 
     def against_reference(self, seed: int) -> tuple[int, int]:

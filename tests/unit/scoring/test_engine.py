@@ -240,8 +240,9 @@ def test_rebuilding_and_relearning_is_as_good_as_having_been_there(
     scorer = PartitionScorer(pipeline)
     for at in range(0, half, 300):
         stop = min(at + 300, half)
-        scorer.rebuild(cut(batch, at, stop), whole.score[at:stop], whole.decision[at:stop].astype(np.int64))
         fresh = whole.first_offset[at:stop] < 0
+        decisions = whole.decision[at:stop].astype(np.int64)
+        scorer.rebuild(cut(batch, at, stop), whole.score[at:stop], decisions, ~fresh)
         again = scorer.relearn(whole.features[at:stop][fresh], batch.times[at:stop][fresh])
         assert same(again, whole.score[at:stop][fresh])
     rest = scorer.process(cut(batch, half, ROWS))
