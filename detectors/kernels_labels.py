@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from detectors.kernels_sampling import mix
+from detectors.kernels_sampling import unit
 from detectors.kernels_trees import Float32s
 from domain.batch import Floats, Ints
 from domain.compiled import compiled
@@ -42,8 +42,7 @@ def remember(
             if slot >= negative.shape[0]:
                 first = before[counts[0] % positive.shape[0]] if counts[0] >= positive.shape[0] else 0
                 among = min(counts[1] + 1, max(negative.shape[0], total - first))
-                unit = np.float64(mix(seed, np.uint64(counts[1])) >> np.uint64(11)) * 2.0**-53
-                slot = int(unit * among)
+                slot = int(unit(seed, np.uint64(counts[1])) * among)
             if slot < negative.shape[0]:
                 for j in range(width):
                     negative[slot, j] = x[i, j]

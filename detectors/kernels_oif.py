@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from detectors.kernels_sampling import mix
+from detectors.kernels_sampling import unit
 from detectors.kernels_scaling import squash_row
 from domain.batch import Floats, Ints
 from domain.compiled import compiled
@@ -31,7 +31,7 @@ def _unit(draws: Ints, tree: int, seed: np.uint64) -> float:
     """The next random number in [0, 1) of a tree: a function of seed, tree and how many it has drawn."""
     index = (np.uint64(tree + 1) << np.uint64(40)) + np.uint64(draws[tree])
     draws[tree] += 1
-    return np.float64(mix(seed, index) >> np.uint64(11)) * 2.0**-53
+    return unit(seed, index)
 
 
 @compiled
@@ -203,8 +203,7 @@ def score_rows(
 def _chosen(seen: int, length: int, memory: int, seed: np.uint64) -> bool:
     """Whether row number ``seen`` of the stream is learned: the first ones are, then one in so many."""
     among = min(seen + 1, memory)
-    unit = np.float64(mix(seed, np.uint64(seen)) >> np.uint64(11)) * 2.0**-53
-    return bool(unit * among < length)
+    return bool(unit(seed, np.uint64(seen)) * among < length)
 
 
 @compiled

@@ -41,11 +41,6 @@ class DailyCapacity:
         self._today = np.zeros(24)
         self._counters: Ints = np.array([-1, 0, 0, 0], dtype=np.int64)
 
-    @property
-    def taken_today(self) -> int:
-        """Rows taken on the present day."""
-        return int(self._counters[2])
-
     def step(self, values: Floats, times: Ints, wanted: Bools | None = None) -> Bools:
         """Which rows are taken (bool[n]): ``values`` float64[n], higher first, NaN never; ``times`` UTC microseconds.
 
