@@ -257,7 +257,7 @@ class Session:
 
     def _written(self, writes: StateWrites) -> None:
         for task, flush in writes.flushes:
-            task.applied = flush.applied
+            task.flushed(flush)
         for task, snapshot in writes.snapshots:
             task.snapshot_offset = snapshot.next_offset
         if writes.flushes and not self._committer.writing:
@@ -306,16 +306,14 @@ class Session:
         try:
             self._settle(wait=True)
             self._write_now(StateWrites())
-            self._write_now(_captured([t for t in gone if not t.ahead], flush=True, snapshot=True))
+            self._write_now(_captured([t for t in gone if t.writable], flush=True, snapshot=True))
         except (StoreUnavailable, StateFenced, TransactionAborted, OutcomeUnknown, Fenced) as error:
             log.warning(
                 "state of revoked partitions not written; the next owner rebuilds it", error=str(error)
             )
         for task in gone:
             self._drop(task.partition)
-        if not self._closing and any(task.ahead for task in self._tasks.values()):
-            # the transaction under way failed: what is left of its tasks is ahead of the log
-            self._recover_all()
+        self._recover_if_astray()
 
     def _lost(self, _: Any, partitions: list[TopicPartition]) -> None:
         try:
@@ -324,6 +322,17 @@ class Session:
             log.warning("partitions are lost, and with them a transaction", error=str(error))
         for place in partitions:
             self._drop(place.partition)
+        self._recover_if_astray()
+
+    def _recover_if_astray(self) -> None:
+        """After a transaction or a write failed while partitions went: so may what is left, and it must not go on.
+
+        Nothing is under way now, so captured state either waits in ``_unwritten`` or was lost with its transaction.
+        """
+        waiting = {task.partition for task, _ in self._unwritten.flushes}
+        astray = (t.ahead or (t.captured and t.partition not in waiting) for t in self._tasks.values())
+        if not self._closing and any(astray):
+            self._recover_all()
 
     def _drop(self, partition: int) -> None:
         self._tasks.pop(partition, None)
