@@ -34,7 +34,7 @@ __all__ = [
 COMBINERS = ("rank_average", "stacked")
 """How ranks become one score; ``stacked`` learns it from labels."""
 
-LABELLED_KINDS = frozenset({"gradient_boosting", "logistic", "random_forest"})
+LABELLED_KINDS = frozenset({"gradient_boosting", "logistic", "random_forest", "river_classifier"})
 """Kinds of detectors that learn from labels."""
 
 DEFAULT_NUMBER_LIMIT = 1e15
