@@ -96,7 +96,7 @@ class _Encoder:
             if others[:2] == [None, None]:
                 return ["vectordict", self._pairs(content)]
         if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
-            if _BUILTINS.get(value.__name__) is value:
+            if _BUILTINS.get(str(getattr(value, "__name__", ""))) is value:
                 return ["type", value.__name__]
             return ["named", *_name(value)]
         return ["object", *_name(kind), self._pairs(_attributes(value))]
@@ -195,7 +195,9 @@ def _resolve(module: str, name: str, *, want_class: bool) -> Any:
     ):
         raise ValueError(f"{module}.{name} is not part of River")
     # a function of a class of that module has the class's name before its own
-    found = functools.reduce(getattr, parts, importlib.import_module(module))
+    found: Any = importlib.import_module(module)
+    for part in parts:
+        found = getattr(found, part)
     if want_class and not isinstance(found, type):
         raise ValueError(f"{module}.{name} is not a class")
     # A module's own names only: what River imports from elsewhere is not River's.
