@@ -96,8 +96,9 @@ class _Encoder:
             if others[:2] == [None, None]:
                 return ["vectordict", self._pairs(content)]
         if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
-            if _BUILTINS.get(str(getattr(value, "__name__", ""))) is value:
-                return ["type", value.__name__]
+            name = str(getattr(value, "__name__", ""))
+            if _BUILTINS.get(name) is value:
+                return ["type", name]
             return ["named", *_name(value)]
         return ["object", *_name(kind), self._pairs(_attributes(value))]
 
