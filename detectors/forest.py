@@ -56,7 +56,7 @@ class PackedForest:
     def packed(
         cls, fitted: Sequence[tuple[Any, npt.NDArray[np.intp]]], samples: int, medians: Floats
     ) -> PackedForest:
-        """The arrays of an isolation forest: scikit-learn's trees, grown from ``samples`` rows each, and their columns."""
+        """The arrays of an isolation forest: scikit-learn's trees, each of ``samples`` rows, and their columns."""
         depth = max(1, *(tree.max_depth for tree, _ in fitted))
         feature = np.zeros((len(fitted), 2**depth - 1), dtype=np.int32)
         threshold = np.full((len(fitted), 2**depth - 1), np.inf, dtype=np.float32)
