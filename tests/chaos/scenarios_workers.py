@@ -8,8 +8,6 @@ import signal
 import threading
 from typing import Any
 
-import psutil
-
 from tests.chaos.scenario import SEED, Scenario
 from tests.chaos.stage import Stage, micros
 from tests.system.worker_program import ActAt, KillAt, Tuning, WorkerProcess
@@ -27,10 +25,6 @@ POINTS = (
 RANDOM_KILLS = 50
 _FENCED_BY_STORE = "another owner has moved the online state"
 _EXIT_FATAL = 3
-
-
-def _stopped(worker: WorkerProcess) -> bool:
-    return worker.running and psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED
 
 
 def random_kills(stage: Stage) -> None:
@@ -61,7 +55,7 @@ def kills_at_points(stage: Stage) -> None:
     stage.feed(rate=len(stage.records) / (4.0 * len(POINTS)))
     for point in POINTS:
         dying.start(KillAt(point, visit=chance.randrange(3, 8)))
-        code = dying.wait(60)
+        code = dying.wait()
         held = stage.owned("w1")
         stage.fault(f"SIGKILL at {point}", held)
         stage.expect(code == -signal.SIGKILL, f"the worker died at {point}, and not with exit code {code}")
@@ -76,7 +70,7 @@ def kills_at_points_alone(stage: Stage) -> None:
         # in portions: however fast the machine is, each worker has batches enough to die at the right one
         stage.feed(part, rate=part / 0.5)
         worker.start(KillAt(point, visit=visit))
-        code = worker.wait(60)
+        code = worker.wait()
         stage.fault(f"SIGKILL at {point}", range(stage.scene.partitions))
         stage.expect(code == -signal.SIGKILL, f"the worker died at {point}, and not with exit code {code}")
     stage.feed()
@@ -92,7 +86,7 @@ def _zombie(stage: Stage, point: str, *more: KillAt, visit: int = 12, **settings
     stage.await_owners("w1", "w2")
     held = stage.owned("w1")
     stage.feed(rate=len(stage.records) / 14.0)
-    stage.await_that("w1 stops itself", lambda: _stopped(zombie))
+    stage.await_that("w1 stops itself", lambda: zombie.stopped)
     fault = stage.fault(f"SIGSTOP at {point}", held)
     reached = {p: end for p, end in stage.reaches().items() if p in held}
     stage.await_owners("w2")
@@ -152,7 +146,7 @@ def same_id(stage: Stage) -> None:
         late.start()
         stage.await_amid_traffic("one of the two gives up", lambda: not all(t.running for t in twins))
         [loser] = [twin for twin in twins if not twin.running]
-        code = loser.wait(10)
+        code = loser.wait()
         stage.expect(code == _EXIT_FATAL, f"the loser ends with exit code {_EXIT_FATAL}, not {code}")
         stage.expect(stage.says(loser, "its own TIDEGATE_WORKER_ID"), "the loser names the remedy")
 
@@ -220,7 +214,7 @@ def default_recovery(stage: Stage) -> None:
             victim.start(KillAt(point, visit=40))
             stage.await_owners("w1", "w2")
             held = stage.owned("w2")
-            code = victim.wait(60)
+            code = victim.wait()
             stage.fault(f"SIGKILL at {point}", held)
             stage.expect(code == -signal.SIGKILL, f"the worker died at {point}, not with exit code {code}")
         stage.await_news(stage.faults[-1].at, held)
