@@ -173,7 +173,8 @@ class Session:
             return
         with self._settled_when_fenced():
             batch = self._batcher.score(parts, self._tasks)
-        away = self._settle()
+        # only what is written can leave memory, so a backlog must not run ahead of a store that is slower than we are
+        away = self._settle(wait=self._tables.crowded)
         # memory now stands exactly at the end of this batch, and everything before it is committed
         writes = self._due(self._tasks.values())
         self._committer.submit(batch, self._consumer.consumer_group_metadata(), writes)
@@ -236,7 +237,8 @@ class Session:
         if self._unwritten or self._committer.writing:
             return StateWrites()
         now = self._parts.clock.monotonic()
-        flush, snapshot = now >= self._next_flush, now >= self._next_snapshot
+        flush = now >= self._next_flush or self._tables.crowded
+        snapshot = now >= self._next_snapshot
         if flush:
             self._next_flush = now + self._config.flush_seconds
         if snapshot:

@@ -140,7 +140,7 @@ def verdicts_missing(stage: Stage) -> None:
     stage.feed(rate=2_000.0)
     stage.fault("the topic of verdicts is missing")
     worker.start()
-    code = worker.wait(60)
+    code = worker.wait()
     stage.expect(code == _EXIT_FATAL, f"the worker refuses with exit code {_EXIT_FATAL}, not {code}")
     stage.expect(stage.says(worker, "Remedy: create"), "the worker names the remedy")
     create_topics({"bootstrap.servers": stage.scene.bootstrap}, topics.pipeline, stage.scene.partitions)

@@ -8,8 +8,6 @@ import signal
 import threading
 from typing import Any
 
-import psutil
-
 from tests.chaos.scenario import SEED, Scenario
 from tests.chaos.stage import Stage, micros
 from tests.system.worker_program import ActAt, KillAt, Tuning, WorkerProcess
@@ -40,10 +38,6 @@ def _told_by_kafka(stage: Stage, worker: WorkerProcess) -> bool:
     return any(stage.says(worker, text) for text in _TOLD_BY_KAFKA)
 
 
-def _stopped(worker: WorkerProcess) -> bool:
-    return worker.running and psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED
-
-
 def random_kills(stage: Stage) -> None:
     """One kill per equal part of the events, of either worker; it comes back after a random short time."""
     kills = max(3, round(len(stage.records) * RANDOM_KILLS / 100_000))
@@ -72,7 +66,7 @@ def kills_at_points(stage: Stage) -> None:
     stage.feed(rate=len(stage.records) / (4.0 * len(POINTS)))
     for point in POINTS:
         dying.start(KillAt(point, visit=chance.randrange(3, 8)))
-        code = dying.wait(60)
+        code = dying.wait()
         held = stage.owned("w1")
         stage.fault(f"SIGKILL at {point}", held)
         stage.expect(code == -signal.SIGKILL, f"the worker died at {point}, and not with exit code {code}")
@@ -87,7 +81,7 @@ def kills_at_points_alone(stage: Stage) -> None:
         # in portions: however fast the machine is, each worker has batches enough to die at the right one
         stage.feed(part, rate=part / 0.5)
         worker.start(KillAt(point, visit=visit))
-        code = worker.wait(60)
+        code = worker.wait()
         stage.fault(f"SIGKILL at {point}", range(stage.scene.partitions))
         stage.expect(code == -signal.SIGKILL, f"the worker died at {point}, and not with exit code {code}")
     stage.feed()
@@ -103,7 +97,7 @@ def _zombie(stage: Stage, point: str, *more: KillAt, visit: int = 12, **settings
     stage.await_owners("w1", "w2")
     held = stage.owned("w1")
     stage.feed(rate=len(stage.records) / 14.0)
-    stage.await_that("w1 stops itself", lambda: _stopped(zombie))
+    stage.await_that("w1 stops itself", lambda: zombie.stopped)
     fault = stage.fault(f"SIGSTOP at {point}", held)
     reached = {p: end for p, end in stage.reaches().items() if p in held}
     stage.await_owners("w2")
@@ -163,7 +157,7 @@ def same_id(stage: Stage) -> None:
         late.start()
         stage.await_amid_traffic("one of the two gives up", lambda: not all(t.running for t in twins))
         [loser] = [twin for twin in twins if not twin.running]
-        code = loser.wait(10)
+        code = loser.wait()
         stage.expect(code == _EXIT_FATAL, f"the loser ends with exit code {_EXIT_FATAL}, not {code}")
         stage.expect(stage.says(loser, "its own TIDEGATE_WORKER_ID"), "the loser names the remedy")
 
@@ -231,7 +225,7 @@ def default_recovery(stage: Stage) -> None:
             victim.start(KillAt(point, visit=40))
             stage.await_owners("w1", "w2")
             held = stage.owned("w2")
-            code = victim.wait(60)
+            code = victim.wait()
             stage.fault(f"SIGKILL at {point}", held)
             stage.expect(code == -signal.SIGKILL, f"the worker died at {point}, not with exit code {code}")
         stage.await_news(stage.faults[-1].at, held)

@@ -228,7 +228,7 @@ def test_entities_that_leave_memory_come_back_as_they_were(
         tables.mark_clean(0)
         applied = after
         assert tables.entities <= limits.get("max_entities", 41)
-        assert tables.held_bytes <= limits.get("state_bytes", 2**20)
+        assert tables.arena_bytes <= limits.get("state_bytes", 2**20)
     assert reloaded > 500
     assert same(np.concatenate(features), whole.features)
 
