@@ -139,7 +139,7 @@ class Ensemble:
                 except Exception as error:  # one detector's fault must not stop the others from learning
                     self.failed_lessons[self.names[i]] = type(error).__name__
         if self._stacker is not None and self._stacker.learn(examples, now):
-            # other weights, another spread of the combination: let the old ones fade quickly
+            # far other weights, another spread of the combination: let the old ones fade quickly
             self._final.forget(_KEPT)
         if self._calibrator is not None:
             self._calibrator.learn(examples, now)

@@ -110,6 +110,7 @@ def step_taught(detector: Detector, x: Floats, teach: Bools | None) -> Floats:
         return detector.step(x)
     if isinstance(detector, RefittedForest):
         return detector.step(x, teach)
+    x = np.ascontiguousarray(x)  # kernels are compiled for parts of such arrays
     out = np.empty(x.shape[0])
     edges = np.flatnonzero(teach[1:] != teach[:-1]) + 1
     bounds = [0, *edges.tolist(), x.shape[0]]
