@@ -63,8 +63,10 @@ class Calibrator:
     def _fit(self) -> None:
         kept = self._memory.rows()
         score, place = np.unique(kept.x[:, 0].astype(np.float64), return_inverse=True)
-        total = np.bincount(place, weights=kept.weight)
-        step = isotonic(np.bincount(place, weights=kept.weight * kept.y), total)
+        hits, total = np.zeros(len(score)), np.zeros(len(score))
+        np.add.at(hits, place, kept.weight * kept.y)
+        np.add.at(total, place, kept.weight)
+        step = isotonic(hits, total)
         begins = np.append(True, step[1:] != step[:-1])
         level = np.cumsum(begins) - 1
         # a step that rests on one or two labels would be 0 or 1: each is given one more label, of the usual kind

@@ -81,7 +81,7 @@ def test_relearning_asks_whose_each_verdict_is(
     pipeline: Pipeline, batch: EventBatch, whole: ScoredBatch
 ) -> None:
     fresh = np.flatnonzero(whole.first_offset < 0)
-    keys = [batch.entities["account"][row] for row in fresh]
+    keys = [batch.entities["account"][row] for row in fresh.tolist()]
     original, successor = PartitionScorer(pipeline), PartitionScorer(pipeline)
     original.process(batch)
     for part in np.array_split(np.arange(len(fresh)), 9):
