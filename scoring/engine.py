@@ -117,7 +117,8 @@ class PartitionScorer:
         lessons: list[Lesson] = []
         if teach:
             lessons = self.plan_lessons(batch.times, fresh, advanced.labels_applied, labels)
-            output = self.ensemble.step(x, lessons)
+            may = self._may_teach(batch.entities[self.pipeline.event.key], fresh)
+            output = self.ensemble.step(x, lessons, may)
         else:
             output = self.ensemble.score(x)
         raw, ranks, score, probability = _spread(output, fresh, len(batch))
@@ -212,12 +213,13 @@ class PartitionScorer:
         fresh = np.flatnonzero(~(advanced.duplicate | repeated))
         self._remember(batch, fresh, scores, decisions.astype(np.int8))
 
-    def relearn(self, x: Floats, times: Ints, lessons: Sequence[Lesson] = ()) -> Floats:
+    def relearn(self, x: Floats, times: Ints, keys: Sequence[str], lessons: Sequence[Lesson] = ()) -> Floats:
         """Move the detectors on over vectors of committed verdicts, and labels among them (:meth:`plan_lessons`).
 
-        ``times`` int64[n], event times. Returns the scores they gave (again).
+        ``times`` int64[n], event times; ``keys``, the verdicts' values of the key entity. Returns the scores they gave
+        (again).
         """
-        score = self.ensemble.step(x, lessons).score
+        score = self.ensemble.step(x, lessons, self._may_teach(keys, None)).score
         self.learned.step(score, x, times, lessons)
         return score
 
@@ -243,6 +245,13 @@ class PartitionScorer:
     def fit(self, x: Floats) -> None:
         """Train the detectors on past vectors (float64[n, F])."""
         self.ensemble.fit(x)
+
+    def _may_teach(self, keys: Sequence[str], fresh: Ints | None) -> Bools | None:
+        """Which of the rows ``fresh`` (None: all) the detectors may learn from."""
+        guard = self.ensemble.guard
+        if guard is None:
+            return None
+        return guard.admit(keys if fresh is None or len(fresh) == len(keys) else [keys[row] for row in fresh])
 
     def _load(self, requests: Sequence[EntityRequest]) -> None:
         if requests:

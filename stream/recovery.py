@@ -57,6 +57,7 @@ class CommittedVerdict(msgspec.Struct, frozen=True, gc=False):
     decision: DecisionName
     features: dict[str, float | None] | None
     source: Source
+    entities: dict[str, str]
     labels_offset: int = 0
 
 
@@ -298,7 +299,9 @@ class Recovery:
         for row, verdict in enumerate(vectors):
             values = verdict.features or {}
             x[row] = [_number(values.get(name)) for name in self._names]
-        again = scorer.relearn(x, np.array([v.event_time for v in vectors], dtype=np.int64), lessons)
+        times = np.array([v.event_time for v in vectors], dtype=np.int64)
+        keys = [v.entities[self._pipeline.event.key] for v in vectors]
+        again = scorer.relearn(x, times, keys, lessons)
         was: Floats = np.array([_number(v.score) for v in vectors])
         wrong = int(np.sum(~((again == was) | (np.isnan(again) & np.isnan(was)))))
         return len(vectors), wrong
