@@ -17,7 +17,7 @@ from domain.model_records import CURRENT_KEY, ModelsInForce, part_key
 from lifecycle.registry_memory import MemoryModelRegistry
 from stream import models_topic
 from stream.kafka import KafkaConnection
-from stream.log_reading import committed_records, ends
+from stream.log_reading import committed_records, ends, reader_conf
 from stream.models_topic import Published, publish, read_in_force
 from stream.topics import Topics, create_topics
 from tests.contract.check_model_registry import add
@@ -43,20 +43,14 @@ def registry(kafka: str, topic_prefix: str) -> MemoryModelRegistry:
 
 def log_of(kafka: str, pipeline: str) -> list[tuple[str, bytes | None]]:
     """All committed records of the topic, in order."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": kafka,
-            "group.id": pipeline,
-            "isolation.level": "read_committed",
-            "enable.partition.eof": True,
-            "fetch.message.max.bytes": 8 * 1024 * 1024,
-        }
-    )
+    topic, conf = Topics(pipeline).models, reader_conf(KafkaConnection(kafka), pipeline, pipeline)
+    # the end of the log itself: what committed readers are let see lags behind a commit
+    probe, consumer = Consumer({**conf, "isolation.level": "read_uncommitted"}), Consumer(conf)
     try:
-        topic = Topics(pipeline).models
-        span = ends(consumer, topic, 0)
+        span = ends(probe, topic, 0)
         return [(m.key().decode(), m.value()) for m in committed_records(consumer, topic, {0: span})]
     finally:
+        probe.close()
         consumer.close()
 
 
