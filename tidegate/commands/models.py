@@ -26,9 +26,6 @@ from tidegate.commands.models_files import export, key, register
 __all__ = ["app"]
 
 app = typer.Typer(help="Trained models: which there are, and which decide.", no_args_is_help=True)
-app.command()(export)
-app.command()(register)
-app.command()(key)
 
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
@@ -264,6 +261,11 @@ def publish(pipeline: PipelineOption = None) -> None:
     with opened(pipeline) as context:
         context.publish()
         Console().print(view.in_force(context.registry.state()))
+
+
+app.command()(export)
+app.command()(register)
+app.command()(key)
 
 
 def _change(context: Context, change: Callable[[], RegistryState], *, as_json: bool) -> None:
