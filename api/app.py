@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
 from api import openapi, problems
+from api.convergence import ConvergenceWatch
 from api.deps import ApiDeps
 from api.guard import Guard
 from api.metrics import ApiMetrics
@@ -22,13 +24,16 @@ def create_app(deps: ApiDeps) -> FastAPI:
     """The API of one pipeline. ``app.state.streams`` is the LiveStreams to end before the server stops."""
     metrics = ApiMetrics(deps.registry)
     streams = live.LiveStreams(deps.limits.streams)
+    watch = ConvergenceWatch(deps)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await deps.start()
+        watching = asyncio.create_task(watch.run())
         try:
             yield
         finally:
+            watching.cancel()
             streams.end()
             await deps.close()
 

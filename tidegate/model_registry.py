@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from domain.clock import Clock
-from lifecycle.database import Database
+from lifecycle.database import Database, usable_url
 from lifecycle.registry_sql import SqlModelRegistry
 
 __all__ = ["RegistryWhenNeeded", "open_registry"]
@@ -17,9 +17,13 @@ def open_registry(database_url: str, pipeline: str, clock: Clock) -> SqlModelReg
 
 
 class RegistryWhenNeeded:
-    """Opens the registry at the first call, so that an API serves verdicts while the database is away."""
+    """Opens the registry at the first call, so that an API serves verdicts while the database is away.
+
+    Raises Fatal for a URL that can never be opened.
+    """
 
     def __init__(self, database_url: str, pipeline: str, clock: Clock) -> None:
+        usable_url(database_url)
         self._database_url = database_url
         self._pipeline = pipeline
         self._clock = clock

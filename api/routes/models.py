@@ -11,8 +11,9 @@ import structlog
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
+from api.convergence import agrees
 from api.deps import ApiDeps
-from api.ports import ModelRegistry, WorkerReport
+from api.ports import ModelRegistry
 from api.problems import ProblemError, responses
 from api.threads import Threads
 from domain.errors import RegistryUnavailable
@@ -76,7 +77,7 @@ def router(deps: ApiDeps) -> APIRouter:
             )
             for w in workers
         }
-        behind = None if found is None else [w.worker for w in workers if not _agrees(w, found.state)]
+        behind = None if found is None else [w.worker for w in workers if not agrees(w, found.state)]
         body = {
             "pipeline": deps.pipeline.name,
             "converged": len(running) == 1,
@@ -122,14 +123,6 @@ def registry_of(deps: ApiDeps) -> Callable[[], ModelRegistry]:
 def in_role(state: RegistryState, version: str) -> str | None:
     """``champion``, ``challenger``, or None for a model that is not in force."""
     return {state.champion: "champion", state.challenger: "challenger"}.get(version)
-
-
-def _agrees(worker: WorkerReport, state: RegistryState) -> bool:
-    """Whether ``worker`` runs what is in force."""
-    if not state.epoch:
-        return worker.champion is None and worker.challenger is None
-    running = (worker.epoch, worker.champion, worker.challenger)
-    return running == (state.epoch, state.champion, state.challenger) and not worker.refused
 
 
 def _condition(deps: ApiDeps, found: _Registered | None) -> str:

@@ -10,8 +10,10 @@ import httpx
 import jsonschema
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from api.app import create_app
+from api.convergence import ConvergenceWatch
 from api.deps import ApiDeps
 from api.ports import WorkerReport
 from domain.clock import ManualClock
@@ -249,3 +251,34 @@ async def test_answers_are_what_openapi_says(client: httpx.AsyncClient, models: 
         answer = (await client.get(path)).json()
         jsonschema.validate(answer, {**schema, "components": document["components"]})
     assert msgspec.json.encode(document).count(b"HTTPValidationError") == 0
+
+
+async def test_a_worker_that_stays_behind_is_counted_and_told_of_once(
+    deps: ApiDeps, world: World, models: Models
+) -> None:
+    watch = ConvergenceWatch(deps)
+
+    def looked(seconds: float = 0.0) -> tuple[float | None, ...]:
+        world.clock.advance(seconds)
+        with capture_logs() as logs:
+            watch.look()
+        names = (
+            "tidegate_registry_epoch",
+            "tidegate_models_workers_behind",
+            "tidegate_models_behind_seconds",
+        )
+        return (*(deps.registry.get_sample_value(name) for name in names), len(logs))
+
+    a = add(models.registry, "a", shadow=True)
+    world.models.found = [report("w1", epoch=1, challenger=a), report("w2")]
+    assert looked() == (1, 1, 0, 0)
+    assert looked(59) == (1, 1, 59, 0)
+    assert looked(1) == (1, 1, 60, 1)
+    assert looked(1) == (1, 1, 61, 0)
+    world.models.found[1] = report("w2", epoch=1, challenger=a)
+    assert looked(1) == (1, 0, 0, 0)
+    world.models.found[1] = report("w2", epoch=0)
+    assert looked(1) == (1, 1, 0, 0)
+    assert looked(60) == (1, 1, 60, 1)
+    world.models.found = []  # who is gone does not stay behind
+    assert looked(60) == (1, 0, 0, 0)
