@@ -17,7 +17,14 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    ProgrammingError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from domain.errors import Fatal, RegistryUnavailable, ServiceMissing
@@ -71,6 +78,8 @@ class Database:
     def _answers(self) -> Iterator[None]:
         try:
             yield
+        except (DataError, IntegrityError, ProgrammingError):
+            raise  # a mistake of ours, which no waiting mends
         except (DBAPIError, PoolTimeout) as error:
             cause = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
             raise RegistryUnavailable(

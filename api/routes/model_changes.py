@@ -13,7 +13,7 @@ from starlette.responses import Response
 from api.body import read_json_body
 from api.deps import ApiDeps
 from api.problems import ProblemError, responses
-from api.routes.models import registry_of
+from api.routes.models import check_version, registry_of
 from api.threads import Threads
 from domain.errors import StageForbids, TidegateError
 from lifecycle.registry import ModelRegistry, RegistryState
@@ -41,7 +41,10 @@ def router(deps: ApiDeps) -> APIRouter:
     changing = Threads(4, deps.limits.answer_seconds)
     publishing = Threads(2, deps.limits.publish_seconds)
 
-    async def change(request: Request, how: Callable[[ModelRegistry, Change], RegistryState]) -> Response:
+    async def change(
+        version: str, request: Request, how: Callable[[ModelRegistry, Change], RegistryState]
+    ) -> Response:
+        check_version(version)
         raw = await read_json_body(request, MAX_BODY, deps.limits.body_seconds)
         wanted = _decoded(raw)
         open_registry = registry_of(deps)
@@ -81,7 +84,7 @@ def router(deps: ApiDeps) -> APIRouter:
                 version, epoch=epoch, reason=wanted.reason, by=_who(wanted), force=wanted.force
             )
 
-        return await change(request, how)
+        return await change(version, request, how)
 
     @routes.post(
         "/v1/models/{version}:rollback",
@@ -102,7 +105,7 @@ def router(deps: ApiDeps) -> APIRouter:
             epoch = state.epoch if wanted.epoch is None else wanted.epoch
             return registry.rollback(epoch=epoch, reason=wanted.reason, by=_who(wanted))
 
-        return await change(request, how)
+        return await change(version, request, how)
 
     return routes
 

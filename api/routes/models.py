@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -19,11 +20,12 @@ from api.threads import Threads
 from domain.errors import RegistryUnavailable
 from lifecycle.registry import ModelRecord, RegistryState, Stage
 
-__all__ = ["in_role", "registry_of", "router"]
+__all__ = ["check_version", "in_role", "registry_of", "router"]
 
 _LOG = structlog.get_logger(__name__)
 JSON = "application/json"
 MAX_LIMIT = 500
+_VERSION = re.compile(r"[A-Za-z0-9._-]{1,80}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ def router(deps: ApiDeps) -> APIRouter:
     async def one(version: str) -> Response:
         def look() -> dict[str, Any]:
             registry = registry_of(deps)()
+            check_version(version)
             model, card = registry.model(version), registry.card(version)
             return {
                 **msgspec.structs.asdict(model),
@@ -118,6 +121,14 @@ def registry_of(deps: ApiDeps) -> Callable[[], ModelRegistry]:
             404, "no-registry", "this API has no model registry", remedy="set TIDEGATE_DATABASE_URL"
         )
     return deps.model_registry
+
+
+def check_version(version: str) -> None:
+    """Raises ProblemError 404 for what can be no model's version; databases do not take every text."""
+    if not _VERSION.fullmatch(version):
+        raise ProblemError(
+            404, "no-such-model", "that is no model's version", remedy="GET /v1/models lists what there is"
+        )
 
 
 def in_role(state: RegistryState, version: str) -> str | None:

@@ -82,8 +82,8 @@ def opened(pipeline: Path | None) -> Iterator[Context]:
 
 def checked(reason: str) -> str:
     """``reason``, if it says anything. Raises BadParameter."""
-    if not reason.strip() or len(reason) > _MAX_REASON:
-        raise typer.BadParameter(f"write 1 to {_MAX_REASON} characters", param_hint="--reason")
+    if not reason.strip() or len(reason) > _MAX_REASON or not reason.isprintable():
+        raise typer.BadParameter(f"write 1 to {_MAX_REASON} printable characters", param_hint="--reason")
     return reason
 
 

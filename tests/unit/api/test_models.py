@@ -157,7 +157,8 @@ async def test_one_model_has_card_lineage_metrics_and_plots(
     assert body["plots"] == {"pr.svg": "<svg/>"}
     assert body["metrics"] == {"gate": {"passed": True}}
     assert body["manifest"]["lineage"]["data"] == {"verdicts": 7, "labels": 3}
-    problem(await client.get("/v1/models/m-000000000000"), 404, "no-such-model")
+    for version in ("m-000000000000", "%00", "%ff", "a%20b"):
+        problem(await client.get(f"/v1/models/{version}"), 404, "no-such-model")
 
 
 async def test_a_person_promotes_and_rolls_back(client: httpx.AsyncClient, models: Models) -> None:
@@ -189,6 +190,7 @@ async def test_refused_changes_change_nothing(client: httpx.AsyncClient, models:
     problem(await client.post(f"/v1/models/{b}:promote", json=reason), 409, "stage-forbids")
     problem(await client.post("/v1/models/m-0:promote", json=reason), 404, "no-such-model")
     problem(await client.post("/v1/models/m-0:rollback", json=reason), 404, "no-such-model")
+    problem(await client.post("/v1/models/%00:rollback", json=reason), 404, "no-such-model")
     problem(await client.post(f"/v1/models/{a}:retire", json=reason), 405, "method-not-allowed")
     problem(await client.get(f"/v1/models/{a}:promote"), 404, "no-such-model")
     for body in ({}, {"reason": " "}, {"reason": 1}, {"reason": "x" * 501}, {"reason": "x\n"},

@@ -182,6 +182,7 @@ def test_unproven_models_and_empty_reasons_are_refused_before_anybody_is_told(
     result = run("promote", version, "--reason", "x", "--yes")
     assert isinstance(result.exception, StageForbids)
     assert run("promote", version, "--reason", " ", "--yes", "--force").exit_code == 2
+    assert run("promote", version, "--reason", "a\x1b[2J", "--yes", "--force").exit_code == 2
     assert run("promote", version, "--yes", "--force").exit_code == 2  # without a reason
     assert run("rollback", "--reason", "x" * 501, "--yes").exit_code == 2
     assert isinstance(run("rollback", "--reason", "x", "--yes").exception, StageForbids)
