@@ -8,7 +8,10 @@ import random
 import msgspec
 import pytest
 from confluent_kafka import Consumer
-from confluent_kafka.admin import AdminClient, ConfigResource
+from confluent_kafka.admin import (
+    AdminClient,
+    ConfigResource,  # type: ignore[attr-defined]
+)
 
 from domain import model_records
 from domain.clock import ManualClock

@@ -33,6 +33,9 @@ __all__ = [
 _HEADLINE = ("average_precision", "precision", "recall", "roc_auc")
 """Metrics that are worth a place in the list, the first that a model has."""
 
+_VERSION_WIDTH = 14
+"""Characters of a version."""
+
 
 def moment_text(micros: int) -> str:
     """UTC microseconds as ISO 8601 to the second."""
@@ -56,7 +59,7 @@ def in_force(state: RegistryState) -> Group:
 
 def models_table(models: Sequence[ModelRecord]) -> Table:
     """``models`` as a table."""
-    table = Table("version", "stage", "registered", "rows", "labels", "metric", "trigger", "reason")
+    table = _table("version", "stage", "registered", "rows", "labels", "metric", "trigger", "reason")
     for model in models:
         lineage = model.manifest.lineage
         cells = [
@@ -135,7 +138,7 @@ def differences(first: ModelRecord, second: ModelRecord) -> list[tuple[str, Any,
 
 def differences_table(first: ModelRecord, second: ModelRecord) -> Table:
     """:func:`differences` as a table; numbers with their difference."""
-    table = Table("", first.version, second.version, "difference")
+    table = _table("", first.version, second.version, "difference")
     for name, before, after in differences(first, second):
         gap = ""
         if all(isinstance(v, int | float) and not isinstance(v, bool) for v in (before, after)):
@@ -147,7 +150,7 @@ def differences_table(first: ModelRecord, second: ModelRecord) -> Table:
 
 def runs_table(runs: Sequence[TrainingRun]) -> Table:
     """Training runs as a table."""
-    table = Table("run", "requested", "trigger", "by", "step", "held by", "ended", "error")
+    table = _table("run", "requested", "trigger", "by", "step", "held by", "ended", "error")
     for run in runs:
         ended = "" if run.finished_at is None else f"{run.outcome} at {moment_text(run.finished_at)}"
         cells = [run.id, moment_text(run.requested_at), run.trigger, run.requested_by, run.step]
@@ -158,7 +161,7 @@ def runs_table(runs: Sequence[TrainingRun]) -> Table:
 
 def audit_table(records: Sequence[AuditRecord]) -> Table:
     """Audit records as a table."""
-    table = Table("number", "when", "who", "what", "subject", "before", "after", "why")
+    table = _table("number", "when", "who", "what", "subject", "before", "after", "why")
     for record in records:
         cells = [
             str(record.number),
@@ -181,6 +184,15 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield from flattened(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def _table(first: str, *others: str) -> Table:
+    """A table that never shortens what somebody will copy: the first column, and any version."""
+    table = Table()
+    table.add_column(first, no_wrap=True, min_width=_VERSION_WIDTH if first == "version" else None)
+    for name in others:
+        table.add_column(name, overflow="fold")
+    return table
 
 
 def _comparable(model: ModelRecord) -> dict[str, Any]:

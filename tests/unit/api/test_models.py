@@ -193,8 +193,9 @@ async def test_refused_changes_change_nothing(client: httpx.AsyncClient, models:
     problem(await client.post("/v1/models/%00:rollback", json=reason), 404, "no-such-model")
     problem(await client.post(f"/v1/models/{a}:retire", json=reason), 405, "method-not-allowed")
     problem(await client.get(f"/v1/models/{a}:promote"), 404, "no-such-model")
-    for body in ({}, {"reason": " "}, {"reason": 1}, {"reason": "x" * 501}, {"reason": "x\n"},
-                 {"reason": "x", "by": "y" * 101}, {"reason": "x", "more": 1}, []):  # fmt: skip
+    bodies: list[Any] = [{}, [], {"reason": " "}, {"reason": 1}, {"reason": "x" * 501}, {"reason": "x\n"}]
+    bodies += [{"reason": "x", "by": "y" * 101}, {"reason": "x", "more": 1}]
+    for body in bodies:
         problem(await client.post(f"/v1/models/{a}:promote", json=body), 422, "invalid-parameter")
     large = {"reason": "x", "by": "y" * 10_000}
     assert (await client.post(f"/v1/models/{a}:promote", json=large)).status_code == 413

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from domain.clock import ManualClock
 from domain.errors import ArtefactRefused, RegistryConflict, StageForbids, UnknownModel
@@ -75,6 +74,14 @@ def test_the_list_shows_stages_and_what_is_in_force(registry: SqlModelRegistry) 
     assert printed("list")["in_force"]["champion"] == a
     assert [m["version"] for m in printed("list", "--stage", "champion")["models"]] == [a]
     assert [m["version"] for m in printed("list", "--limit", "1")["models"]] == [b]
+
+
+def test_a_narrow_terminal_shows_versions_whole(
+    registry: SqlModelRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = register(registry, b"a")
+    monkeypatch.setenv("COLUMNS", "80")
+    assert version in run("list").stdout
 
 
 def test_a_model_is_shown_with_its_card_and_nothing_that_steers_the_terminal(
