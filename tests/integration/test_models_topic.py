@@ -8,9 +8,9 @@ import random
 import msgspec
 import pytest
 from confluent_kafka import Consumer
-from confluent_kafka.admin import (
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
-    ConfigResource,  # type: ignore[attr-defined]
+    ConfigResource,
 )
 
 from domain import model_records
