@@ -16,8 +16,9 @@ __all__ = ["line_model"]
 def line_model(
     pipeline: Pipeline, feature: str, *, low: float = 0.0, high: float = 100.0, own: float = 0.0
 ) -> TrainedModel:
-    """Suspects high values of ``feature``, whose ordinary values lie evenly between ``low`` and ``high``; ``own`` is the
-    weight that the pipeline's detectors have together.
+    """Suspects high values of ``feature``, whose ordinary values lie evenly between ``low`` and ``high``.
+
+    ``own`` is the weight that the pipeline's detectors have together.
     """
     params = {"min_labels": 2, "min_positive": 1}
     scorer = Logistic(("0",), seed=0, min_labels=2, min_positive=1)

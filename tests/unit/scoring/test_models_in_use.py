@@ -14,7 +14,7 @@ from domain.batch import EventBatch, Floats
 from domain.codec import EventCodec
 from domain.pipeline import Cost, Decision, Pipeline, Threshold
 from domain.privacy import Protector
-from domain.verdict import ModelRole, Verdict
+from domain.verdict import ModelOutput, ModelRole, Verdict
 from scoring.engine import PartitionScorer
 from scoring.models_in_use import NO_MODELS, OWN, ModelSays, ModelsInUse, in_split, judge
 from scoring.scored import ScoredBatch
@@ -54,6 +54,11 @@ def verdicts(pipeline: Pipeline, scored: ScoredBatch) -> list[Verdict]:
     return [decode_verdict(encoder.encode(v)) for v in encoder.verdicts(scored, partition=0, scored_at=1)]
 
 
+def models_of(verdict: Verdict) -> dict[str, ModelOutput]:
+    assert isinstance(verdict.models, dict)
+    return verdict.models
+
+
 def said(scored: ScoredBatch, role: ModelRole) -> ModelSays:
     return next(one for one in scored.models if one.role is role)
 
@@ -81,7 +86,7 @@ def test_batches_of_any_size_give_the_same_bits(
         models = replace(models, champion=moody(models.champion))
     wholly = PartitionScorer(pipeline, models=models)
     whole = wholly.process(batch)
-    for size in (1, 130):
+    for size in (7, 400):
         scorer = PartitionScorer(pipeline, models=models)
         parts = [scorer.process(part) for part in pieces(batch, size)]
         for name in ("score", "probability", "decision", "flags"):
@@ -150,14 +155,14 @@ def test_a_verdict_says_who_decided_and_what_the_others_said(
         if row == 1_201:
             assert verdict.models is msgspec.UNSET
             continue
-        assert isinstance(verdict.models, dict)
-        assert set(verdict.models) == versions
-        [(version, decider)] = [(v, one) for v, one in verdict.models.items() if one.decided]
+        told = models_of(verdict)
+        assert set(told) == versions
+        [(version, decider)] = [(v, one) for v, one in told.items() if one.decided]
         assert decider.score == verdict.score
         assert decider.probability == verdict.probability
         deciders.add(version)
     assert deciders == {models.champion.version, models.challenger.version}
-    assert found[0].models[OWN].score is None  # type: ignore[index]
+    assert models_of(found[0])[OWN].score is None
     assert found[0].score is not None
 
 
@@ -172,10 +177,8 @@ def test_a_champion_that_fails_at_a_row_leaves_that_row_to_the_ensemble(
     assert np.array_equal(own.decided, few)
     assert np.isnan(champion.score[few]).all()
     assert scored.score[few].tobytes() == own.score[few].tobytes()
-    [one] = {
-        v.models[champion.version].score for v in verdicts(pipeline, scored)[:50] if few[v.source.offset]
-    }  # type: ignore[index]
-    assert one is None
+    failed = [v for v in verdicts(pipeline, scored)[:50] if few[v.source.offset]]
+    assert {models_of(verdict)[champion.version].score for verdict in failed} == {None}
 
 
 def test_the_challenger_decides_for_its_share_of_entities_and_always_for_the_same(
