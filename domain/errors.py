@@ -73,6 +73,8 @@ class RegistryUnavailable(Retriable):
 
 class RegistryConflict(Retriable):
     """Somebody else changed the registry (or took the training run) first: what the caller read is old."""
+
+
 class TooFewLabels(Retriable):
     """A model can not be fitted to so few labels; later there may be more."""
 

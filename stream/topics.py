@@ -111,6 +111,11 @@ class Topics:
         """Records of ``labels.joined`` that no feature can count, with their reason."""
         return f"{self.pipeline}.labels.joined.dlq"
 
+    @property
+    def models(self) -> str:
+        """Which trained models are in force, and their bytes; compacted (domain/model_records.py)."""
+        return f"{self.pipeline}.models"
+
 
 def partition_of(key: bytes, count: int) -> int:
     """The partition (0 to ``count - 1``) in which Kafka's Java client puts ``key``.
@@ -199,6 +204,8 @@ def _wanted(names: Topics, count: int, replication: int, replies: int) -> list[N
         (names.labels, count, {}),
         (names.labels_joined, count, {}),
         (names.label_dead_letters, count, letters),
+        # one partition: what names a model comes after its bytes
+        (names.models, 1, {**kept, **big}),
     ]
     return [NewTopic(n, num_partitions=c, replication_factor=replication, config=o) for n, c, o in plan]
 
@@ -235,6 +242,7 @@ def _await_topics(admin: AdminClient, names: Topics) -> dict[str, int]:
         names.labels,
         names.labels_joined,
         names.label_dead_letters,
+        names.models,
     }  # fmt: skip
     deadline = time.monotonic() + _CREATE_SECONDS
     while True:

@@ -36,6 +36,7 @@ def router(deps: ApiDeps) -> APIRouter:
                 (
                     w.code,
                     w.pipeline_digest,
+                    (w.epoch, w.champion, w.challenger),
                     sorted((name, version) for name, version in w.models.items() if "@" not in name),
                 )
             )
