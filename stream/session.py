@@ -51,11 +51,6 @@ class Session:
         self._parts = parts
         self._topics = Topics(parts.pipeline.name)
         self._models = NO_MODELS
-        if parts.models is not None:
-            # before the first event: a worker that starts runs what is in force, not what was before
-            parts.models.begin()
-            parts.models.poll()
-            self._models = parts.models.models
         client_id = f"tidegate-{parts.pipeline.name}-{config.worker_id}"
         self._owner = client_id
         self._outbox = Outbox(
@@ -112,6 +107,10 @@ class Session:
 
     def run(self, stop: threading.Event) -> None:
         """Score until ``stop`` is set. Raises Retriable when everything has to start afresh, or Fatal."""
+        if self._parts.models is not None:
+            # before partitions are assigned: a worker that starts runs what is in force, not what was before
+            self._parts.models.begin()
+            self._models = self._parts.models.models
         while not stop.is_set():
             try:
                 self._follow_models()

@@ -22,8 +22,10 @@ from lifecycle.artefact import unseal
 from lifecycle.model_keys import ModelKey, TrustedKeys
 from scoring.engine import PartitionScorer
 from scoring.models_in_use import ModelsInUse
+from stream.decoding import decode_messages
 from stream.kafka import KafkaConnection
 from stream.models_follower import ABSENT_SECONDS, ModelsFollower
+from tests.integration.test_labels import all_of
 from tests.line_models import line_model
 from tests.published_models import in_force, publish, ref_of, sealed
 from tests.system.bits import assert_same_bits
@@ -84,7 +86,9 @@ def check_never_killed(
     scene: Scene, verdicts: list[Verdict], models: dict[str, TrainedModel]
 ) -> PartitionScorer:
     """The verdicts are those of one engine that changed its models where they did."""
-    batch = scene.never_killed()[1].batch
+    messages = all_of(scene, scene.topics.events)
+    decoded = decode_messages(scene.codec, messages)
+    batch = scene.codec.to_batch(decoded.events, [messages[i].offset() for i in decoded.accepted])
     scorer = PartitionScorer(scene.pipeline)
     at = 0
     for used, part in groupby(verdicts, lambda verdict: in_use(verdict, models)):
@@ -113,34 +117,34 @@ def test_verdicts_and_state_do_not_tell_that_a_worker_died_around_a_swap(scene: 
         line_model(scene.pipeline, "pieces", high=9.0),
     )
     one, other = artefact(scene, first), artefact(scene, second)
-    flow = events(2_400)
+    flow = events(1_200)
     reader = scene.reader()
     # no snapshots: all that is learned, spent and counted is recovered from verdicts
     worker = scene.worker(
         max_batch=50, flush_seconds=0.05, snapshot_seconds=3_600.0, model_trusted=KEY.public
     )
     worker.start(KillAt("models_changed", visit=2))
-    scene.send(flow[:600])
-    scene.await_count(reader, 600)
+    scene.send(flow[:300])
+    scene.await_count(reader, 300)
     publish(scene.bootstrap, scene.topics.models, in_force(1, one[0]), one)
     eventually("the champion arrives", lambda: [r.epoch for r in reported(scene)] == [1], worker.tail)
-    scene.send(flow[600:1_200])
-    scene.await_count(reader, 900)
+    scene.send(flow[300:600])
+    scene.await_count(reader, 450)
     # traffic and the swap meet
-    scene.send(flow[1_200:1_800])
+    scene.send(flow[600:900])
     publish(scene.bootstrap, scene.topics.models, in_force(2, other[0], one[0], SPLIT), other)
     assert worker.wait(60) == -9, worker.tail()
-    scene.send(flow[1_800:2_100])
-    worker.start(KillAt("after_send_offsets", visit=5))
+    scene.send(flow[900:1_050])
+    worker.start(KillAt("after_send_offsets", visit=2))
     assert worker.wait(60) == -9, worker.tail()
     worker.start()
-    scene.await_count(reader, 2_100)
+    scene.await_count(reader, 1_050)
     [report] = reported(scene)
     assert (report.epoch, report.champion, report.challenger) == (2, second.version, first.version)
     publish(scene.bootstrap, scene.topics.models, in_force(3))
     eventually("the rollback arrives", lambda: [r.epoch for r in reported(scene)] == [3], worker.tail)
-    scene.send(flow[2_100:])
-    scene.await_count(reader, 2_400)
+    scene.send(flow[1_050:])
+    scene.await_count(reader, 1_200)
     worker.stop()
     verdicts = reader.verdicts()
     scorer = check_never_killed(scene, verdicts, {first.version: first, second.version: second})
