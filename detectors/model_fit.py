@@ -13,7 +13,7 @@ not. The same rows in the same order, settings and seed give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,7 @@ from domain.errors import TooFewLabels
 from domain.examples import Examples
 from domain.pipeline import LABELLED_KINDS, DetectorSpec, Pipeline
 
-__all__ = ["FitSettings", "fit_model"]
+__all__ = ["FitSettings", "Part", "Run", "fit_model"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,28 +56,36 @@ class FitSettings:
             raise ValueError("min_positives must be at least slices, table at least 1, memory at least 100")
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Members fitted without the rows ``held`` (int64[h]), and the ranks they give these and recent rows."""
+
+    members: tuple[Member, ...]
+    held: Ints
+    ranks: Floats
+    recent: Floats
+
+
+Run = Callable[[Callable[[int], Part], Sequence[int]], Iterable[Part]]
+"""Calls a function with each number, in any order or place, and gives what it returned in their order: ``map``, that
+of a process pool, of Dask, of Ray. The parts are most of the work, and the same wherever they are fitted."""
+
+
 def fit_model(
-    pipeline: Pipeline, examples: Examples, *, now: int, seed: int, settings: FitSettings | None = None
+    pipeline: Pipeline,
+    examples: Examples,
+    *,
+    now: int,
+    seed: int,
+    settings: FitSettings | None = None,
+    run: Run = map,
 ) -> TrainedModel:
     """A model for ``pipeline`` from ``examples`` (``y`` NaN where unlabelled) as of ``now`` (UTC microseconds).
 
     Its members are the detectors of the pipeline that learn from labels, fitted anew; without any: gradient boosting.
     Raises TooFewLabels, and ValueError for rows that do not fit the pipeline.
     """
-    # sums over several threads depend on how many there are
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(limits=1):
-        return _Fit(pipeline, examples, now, seed, settings or FitSettings()).model()
-
-
-@dataclass(frozen=True, slots=True)
-class _Fold:
-    """What members that had not learned the rows ``held`` (int64[h]) say of them, and of recent rows, as ranks."""
-
-    held: Ints
-    ranks: Floats
-    recent: Floats
+    return _Fit(pipeline, examples, now, seed, settings or FitSettings()).model(run)
 
 
 class _Fit:
@@ -107,15 +115,18 @@ class _Fit:
             )
         self._specs = members_of(pipeline)
 
-    def model(self) -> TrainedModel:
-        """The model."""
-        folds = [self._fold(number) for number in range(self._settings.folds)]
+    def model(self, run: Run) -> TrainedModel:
+        """The model; the same whoever runs the parts."""
+        from threadpoolctl import threadpool_limits
+
+        *folds, whole = run(self.part, range(self._settings.folds + 1))
         held = np.concatenate([fold.held for fold in folds])
         y = self._labelled.y[held]
         weight = np.ones(len(y))
         ranks = np.concatenate([fold.ranks for fold in folds])
         learn = [spec.kind in LABELLED_KINDS for spec in self._pipeline.detectors] + [True] * len(self._specs)
-        weights = fitted_weights(tails(ranks), y, weight, np.array(learn))
+        with threadpool_limits(limits=1):
+            weights = fitted_weights(tails(ranks), y, weight, np.array(learn))
         score = np.concatenate(
             [
                 placed(_ordered(weighted_tail(fold.recent, weights)), weighted_tail(fold.ranks, weights))
@@ -124,8 +135,7 @@ class _Fit:
         )
         edges, chances = fitted_map(score, y, weight)
         features, detectors = inputs_of(self._pipeline)
-        members = [self._member(spec, self._labelled) for spec in self._specs]
-        table = _ordered(weighted_tail(self._said(members, self._recent), weights))
+        table = _ordered(weighted_tail(whole.recent, weights))
         facts = {
             "trained_at": self._now,
             "seed": self._seed,
@@ -136,14 +146,21 @@ class _Fit:
             "to": int(self._recent.times[-1]),
             "held_out_average_precision": average_precision(score, y, weight),
         }
-        return TrainedModel(features, detectors, members, weights, table, edges, chances, facts)
+        return TrainedModel(features, detectors, whole.members, weights, table, edges, chances, facts)
 
-    def _fold(self, number: int) -> _Fold:
+    def part(self, number: int) -> Part:
+        """Fitted without fold ``number``; there is none after the last, so those are fitted to all labels."""
+        # loaded where it is needed; sums over several threads depend on how many there are
+        from threadpoolctl import threadpool_limits
+
         mine = _fold_of(self._labelled.y, self._settings) == number
         held = np.flatnonzero(mine)
         rows = self._labelled.take(np.flatnonzero(~mine))
-        members = [self._member(spec, rows) for spec in self._specs]
-        return _Fold(held, self._said(members, self._labelled.take(held)), self._said(members, self._recent))
+        with threadpool_limits(limits=1):
+            members = tuple(self._member(spec, rows) for spec in self._specs)
+        return Part(
+            members, held, self._said(members, self._labelled.take(held)), self._said(members, self._recent)
+        )
 
     def _said(self, members: Sequence[Member], rows: Examples) -> Floats:
         return np.concatenate([rows.ranks, *(member.rank(rows.x)[:, None] for member in members)], axis=1)

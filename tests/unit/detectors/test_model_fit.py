@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import pickle
+from collections.abc import Callable, Iterable, Sequence
+
 import numpy as np
 import pytest
 
-from detectors.model_fit import FitSettings, fit_model, members_of
+from detectors.model_fit import FitSettings, Part, fit_model, members_of
 from detectors.stacking import average_precision
 from domain.errors import TooFewLabels
 from domain.examples import Examples
@@ -16,6 +19,19 @@ def test_the_same_rows_give_the_same_bytes_and_another_seed_others() -> None:
     first, again = (fit_model(declared, rows, now=DAY, seed=3, settings=SETTINGS).pack() for _ in range(2))
     assert first == again
     assert fit_model(declared, rows, now=DAY, seed=4, settings=SETTINGS).pack() != first
+
+
+def test_parts_may_be_fitted_anywhere_and_in_any_order() -> None:
+    rows = examples(600, 2)
+    declared = pipeline(HST, BOOSTING)
+
+    def elsewhere(part: Callable[[int], Part], numbers: Sequence[int]) -> Iterable[Part]:
+        done = {number: part(number) for number in reversed(numbers)}
+        return pickle.loads(pickle.dumps([done[number] for number in numbers]))
+
+    here = fit_model(declared, rows, now=DAY, seed=3, settings=SETTINGS)
+    there = fit_model(declared, rows, now=DAY, seed=3, settings=SETTINGS, run=elsewhere)
+    assert there.pack() == here.pack()
 
 
 def test_labelled_detectors_of_the_pipeline_are_fitted_and_boosting_where_there_are_none() -> None:

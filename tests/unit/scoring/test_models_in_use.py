@@ -7,18 +7,27 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 
 from detectors.ensemble import EnsembleOutput
 from detectors.trained_model import ModelScores, TrainedModel
 from domain.batch import EventBatch, Floats
+from domain.clock import ManualClock
 from domain.codec import EventCodec
 from domain.pipeline import Cost, Decision, Pipeline, Threshold
 from domain.privacy import Protector
 from domain.verdict import ModelOutput, ModelRole, Verdict
+from featurestore.memory import MemoryStateStore
+from scoring.dry_run import StateDryRunner
 from scoring.engine import PartitionScorer
 from scoring.models_in_use import NO_MODELS, OWN, ModelSays, ModelsInUse, in_split, judge
 from scoring.scored import ScoredBatch
 from scoring.verdicts import VerdictEncoder, decode_verdict
+from stream.committer import Outcome
+from stream.micro_batch import MicroBatch
+from stream.outbox import Outgoing
+from stream.worker_metrics import WorkerMetrics
+from stream.worker_reporting import count
 from tests.line_models import line_model
 from tests.system.events import SMALL, events
 from tests.unit.scoring.test_engine import cut, pieces
@@ -254,6 +263,46 @@ def test_a_preview_asks_the_models_and_changes_nothing(
     expected = PartitionScorer(pipeline, models=models).process(cut(batch, 0, 1_001))
     assert preview.score[0] == expected.score[1_000]
     assert [one.score[0] for one in preview.models] == [one.score[1_000] for one in expected.models]
+
+
+def test_a_dry_run_asks_the_models_in_force_at_that_moment(pipeline: Pipeline, models: ModelsInUse) -> None:
+    codec = EventCodec(pipeline, Protector(b"k" * 16))
+    now = [NO_MODELS, models, replace(models, champion=None, split=0.0)]
+    asked = iter(now)
+    dry = StateDryRunner(
+        pipeline,
+        codec,
+        VerdictEncoder(pipeline, code_version="test"),
+        MemoryStateStore(),
+        ManualClock(2**52),
+        partitions=1,
+        partition_of=lambda key, count: 0,
+        models=lambda: next(asked),
+    )
+    [sent] = events(1)
+    plain, led, watched = (dry.score(sent.payload) for _ in now)
+    assert plain.models is msgspec.UNSET
+    assert plain.score is None
+    assert led.score in {one.score for one in models_of(led).values() if one.decided}
+    assert led.score is not None
+    assert set(models_of(watched)) == {OWN, models.running[1][1].version}
+    assert watched.score is None
+
+
+def test_committed_verdicts_are_counted_by_what_decided(
+    pipeline: Pipeline, batch: EventBatch, models: ModelsInUse
+) -> None:
+    assert models.champion is not None
+    scored = PartitionScorer(pipeline, models=ModelsInUse(1, moody(models.champion))).process(batch)
+    metrics = WorkerMetrics(CollectorRegistry())
+    empty = MicroBatch([], [scored], Outgoing(), [])
+    count(metrics, Outcome(empty, {}, 0))
+    few = int((scored.features[:, pipeline.feature_names.index("pieces")] < 3.0).sum())
+    value = metrics.registry.get_sample_value
+    assert value("tidegate_model_failures_total", {"role": "champion"}) == few
+    assert value("tidegate_model_decisions_total", {"role": "own"}) == few
+    assert value("tidegate_model_decisions_total", {"role": "champion"}) == ROWS - few - 1
+    assert value("tidegate_model_failures_total", {"role": "own"}) is None
 
 
 def test_no_row_is_no_trouble(models: ModelsInUse) -> None:
