@@ -12,11 +12,13 @@ import msgspec
 
 from domain.verdict import DecisionName, Verdict
 from featurestore.hot_verdicts_port import HotVerdicts
+from lifecycle.registry import ModelRegistry
 
 __all__ = [
     "DryRunner",
     "FeedEntry",
     "HotVerdicts",
+    "ModelRegistry",
     "ModelsView",
     "Probe",
     "ScoreGateway",

@@ -17,12 +17,19 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    ProgrammingError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from domain.errors import Fatal, RegistryUnavailable, ServiceMissing
 
-__all__ = ["Database"]
+__all__ = ["Database", "usable_url"]
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x7469_6465_6761_7465
@@ -36,7 +43,7 @@ class Database:
     """Connections to one database. Raises Fatal for a URL that can not be used, RegistryUnavailable."""
 
     def __init__(self, url: str) -> None:
-        self._url = _usable(url)
+        self._url = usable_url(url)
         self.shown = self._url.render_as_string(hide_password=True)
         self._engine = _engine(self._url)
         self._writer = self._engine.execution_options(tidegate_write=True)
@@ -71,6 +78,8 @@ class Database:
     def _answers(self) -> Iterator[None]:
         try:
             yield
+        except (DataError, IntegrityError, ProgrammingError):
+            raise  # a mistake of ours, which no waiting mends
         except (DBAPIError, PoolTimeout) as error:
             cause = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
             raise RegistryUnavailable(
@@ -105,7 +114,8 @@ class Database:
                     ) from error
 
 
-def _usable(url: str) -> URL:
+def usable_url(url: str) -> URL:
+    """``url`` as it is connected to, without connecting. Raises Fatal, which never shows a password."""
     try:
         parsed = make_url(url)
     except ArgumentError:

@@ -200,7 +200,12 @@ class MemoryModelRegistry:
             after = rules.finished(held, run, outcome, now=self._clock.now(), error=error)
             self._runs[run.id] = after
             self._note(
-                "run", run.id, by=run.owner or "-", reason=error or outcome, before=held.step, after=outcome
+                "run",
+                run.id,
+                by=run.owner or "-",
+                reason=after.error or outcome,
+                before=held.step,
+                after=outcome,
             )
             return after
 

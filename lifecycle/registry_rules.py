@@ -226,7 +226,9 @@ def finished(
 ) -> TrainingRun:
     """``held`` at its end. Raises RegistryConflict unless it is ``run``."""
     _check_run(held, run)
-    return _next(held, now, finished_at=now, outcome=outcome, error=error, lease_until=0)
+    # PostgreSQL takes any text but this
+    shown = None if error is None else error.replace("\0", "")
+    return _next(held, now, finished_at=now, outcome=outcome, error=shown, lease_until=0)
 
 
 def _next(run: TrainingRun, now: int, **changes: Any) -> TrainingRun:

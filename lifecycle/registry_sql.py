@@ -250,7 +250,7 @@ class SqlModelRegistry:
                 "run",
                 run.id,
                 by=run.owner or "-",
-                reason=error or outcome,
+                reason=after.error or outcome,
                 before=held.step,
                 after=outcome,
                 now=now,

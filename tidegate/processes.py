@@ -28,7 +28,7 @@ from featurestore.online import RedisStateStore
 from featurestore.redis_client import connect
 from featurestore.worker_reports import WorkerReports
 from lifecycle.artefact import unseal
-from lifecycle.model_keys import TrustedKeys
+from lifecycle.registry import ModelRegistry
 from scoring.dry_run import StateDryRunner
 from scoring.models_in_use import ModelsInUse
 from scoring.verdicts import VerdictEncoder
@@ -36,10 +36,12 @@ from stream.archiver import ArchiverMetrics, run_archiver
 from stream.feed import KafkaVerdictFeed
 from stream.gateway import KafkaScoreGateway
 from stream.models_follower import ModelsFollower
+from stream.models_topic import publish
 from stream.topics import Topics, partition_of, partitions_of
 from stream.worker import WorkerConfig, WorkerParts, run_worker
 from stream.worker_metrics import WorkerMetrics
 from tidegate.loading import load
+from tidegate.model_registry import RegistryWhenNeeded
 from tidegate.settings import Settings
 from tidegate.version import CODE_VERSION
 from tidegate.warm import warm_up
@@ -118,7 +120,7 @@ def worker(settings: Settings, stop: threading.Event, *, at: Callable[[str], Non
 
 def _follower(settings: Settings, pipeline: Pipeline, client_id: str) -> ModelsFollower:
     """Follows the models in force; takes those that somebody trusted has signed for this pipeline."""
-    trusted = TrustedKeys.parse(settings.model_trusted)
+    trusted = settings.trusted_models()
 
     def opened(sealed: bytes) -> bytes:
         _, model = unseal(sealed, trusted, pipeline=pipeline.name)
@@ -175,6 +177,7 @@ def api(settings: Settings, stop: threading.Event) -> None:
     feed = KafkaVerdictFeed(conf, pipeline.name)
     models = _follower(settings, pipeline, f"tidegate-api-{settings.worker_id}-models")
     hot = _hot(settings, pipeline)
+    registry = RegistryWhenNeeded(settings.database(), pipeline.name, SystemClock())
 
     async def start() -> None:
         await gateway.start()
@@ -184,6 +187,7 @@ def api(settings: Settings, stop: threading.Event) -> None:
         await feed.close()
         await gateway.close()
         models.close()
+        registry.close()
 
     deps = ApiDeps(
         pipeline=pipeline,
@@ -204,6 +208,8 @@ def api(settings: Settings, stop: threading.Event) -> None:
             models=_current(models),
         ),
         registry=CollectorRegistry(),
+        model_registry=registry,
+        publish_models=lambda: _publish_models(settings, registry()),
         probes={"kafka": lambda: _ask_kafka(admin, topics.events), "redis": hot.ping},
         start=start,
         close=close,
@@ -221,6 +227,10 @@ def _current(follower: ModelsFollower) -> Callable[[], ModelsInUse]:
         return follower.models
 
     return models
+
+
+def _publish_models(settings: Settings, registry: ModelRegistry) -> None:
+    publish(settings.kafka(), registry.pipeline, registry)
 
 
 def _ask_kafka(admin: AdminClient, topic: str) -> None:

@@ -83,6 +83,7 @@ class Stack:
         self.broker: Broker
         self.api_url = ""
         self.redis_url = ""
+        self.database_url = f"sqlite:///{config.directory.resolve() / 'tidegate.sqlite'}"
 
     def __enter__(self) -> Stack:
         config = self._config
@@ -106,6 +107,8 @@ class Stack:
                 "TIDEGATE_KAFKA_BOOTSTRAP": self.broker.bootstrap,
                 "TIDEGATE_REDIS_URL": redis.url,
                 "TIDEGATE_WORKER_ID": "worker-1",
+                # beside the broker's data: the topic of models and the registry count the same epochs
+                "TIDEGATE_DATABASE_URL": self.database_url,
             }
             for name in ("worker", "archiver", "api"):
                 port = config.api_port if name == "api" else 0

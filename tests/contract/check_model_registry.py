@@ -258,7 +258,7 @@ class CheckModelRegistry:
         held = registry.claim_run(run.id, "t1", 30)
         assert held is not None
         clock.advance(1)
-        done = registry.finish_run(held, "failed", error="no labels")
+        done = registry.finish_run(held, "failed", error="no\0 labels")
         assert (done.finished_at, done.outcome, done.error) == (clock.now(), "failed", "no labels")
         second = registry.start_run("schedule", by="trainer")
         assert [r.id for r in registry.runs()] == [second.id, run.id]

@@ -149,6 +149,19 @@ def test_a_changed_audit_is_found(url: str) -> None:
         assert broken.number == 3
 
 
+@pytest.mark.postgres
+def test_one_reading_sees_one_state_while_others_write(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    with closing(SqlModelRegistry(database, "payments", SystemClock())) as registry:
+        registry.note("note", "x", by="ana", reason="before")
+        with database.reading() as connection:
+            counting = text("SELECT count(*) FROM audit")
+            assert connection.execute(counting).scalar_one() == 1
+            registry.note("note", "x", by="ana", reason="meanwhile")
+            assert connection.execute(counting).scalar_one() == 1
+        assert len(registry.audit()) == 2
+
+
 def test_tables_of_a_newer_version_are_left_alone(url: str) -> None:
     with closing(Database(url)) as database, database.writing() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))

@@ -27,7 +27,8 @@ def test_parts_may_be_fitted_anywhere_and_in_any_order() -> None:
 
     def elsewhere(part: Callable[[int], Part], numbers: Sequence[int]) -> Iterable[Part]:
         done = {number: part(number) for number in reversed(numbers)}
-        return pickle.loads(pickle.dumps([done[number] for number in numbers]))
+        travelled: list[Part] = pickle.loads(pickle.dumps([done[number] for number in numbers]))
+        return travelled
 
     here = fit_model(declared, rows, now=DAY, seed=3, settings=SETTINGS)
     there = fit_model(declared, rows, now=DAY, seed=3, settings=SETTINGS, run=elsewhere)
