@@ -1,6 +1,6 @@
 """From score to probability, by isotonic regression of matured labels on the score as it was given.
 
-Isotonic regression (Zadrozny and Elkan, KDD 2002; pool adjacent violators) keeps the order of scores and assumes
+Isotonic regression (Zadrozny and Elkan, KDD 2002; :mod:`detectors.isotonic`) keeps the order of scores and assumes
 nothing else. Labels are weighted to the stream they stand for, see :mod:`detectors.label_memory`.
 """
 
@@ -11,6 +11,7 @@ import hashlib
 import numpy as np
 
 from detectors.arrays import Arrays, child, merge
+from detectors.isotonic import isotonic
 from detectors.label_memory import LabelMemory
 from domain.batch import Floats
 from domain.examples import Examples
@@ -86,17 +87,17 @@ class Calibrator:
 
 def fitted_map(score: Floats, y: Floats, weight: Floats) -> tuple[Floats, Floats]:
     """Scores (increasing) and the probability at each, between which a line runs, for labels ``y`` (float64[n])."""
-    # imported where it is needed: loading scikit-learn takes seconds, and only fitting needs it
-    from sklearn.isotonic import IsotonicRegression
-
-    fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(
-        score, y, sample_weight=weight
-    )
-    edges = np.asarray(fitted.X_thresholds_, dtype=np.float64)
-    step = np.asarray(fitted.y_thresholds_, dtype=np.float64)
+    found, place = np.unique(score, return_inverse=True)
+    hits, total = np.zeros(len(found)), np.zeros(len(found))
+    np.add.at(hits, place, weight * y)
+    np.add.at(total, place, weight)
+    step = isotonic(hits, total)
+    begins = np.append(True, step[1:] != step[:-1])
+    level = np.cumsum(begins) - 1
     # a step that rests on one or two labels would be 0 or 1: each is given one more label, of the usual kind
-    levels, of = np.unique(step, return_inverse=True)
-    at = np.searchsorted(levels, fitted.predict(score).clip(levels[0], levels[-1]))
-    labels = np.bincount(at, minlength=len(levels))[of]
+    labels = np.bincount(level[place])[level]
     usual = float(y @ weight / weight.sum())
-    return edges, np.maximum.accumulate((labels * step + usual) / (labels + 1.0))
+    given = np.maximum.accumulate((labels * step + usual) / (labels + 1.0))
+    # first and last score of each step; between two steps the probability rises in a straight line
+    edges = np.flatnonzero(begins | np.append(begins[1:], True))
+    return found[edges], given[edges]

@@ -23,10 +23,13 @@ from detectors.label_memory import LabelMemory
 from domain.batch import Floats
 from domain.examples import Examples
 
-__all__ = ["MIN_POSITIVES", "Stacker", "average_precision", "fitted_weights", "tails", "weighted_tail"]
+__all__ = ["FAR", "MIN_POSITIVES", "Stacker", "average_precision", "fitted_weights", "tails", "weighted_tail"]
 
 MIN_POSITIVES = 30
 """Positive labels needed before weights are learned: the average precision of fewer says little."""
+FAR = 0.1
+"""Total variation from which weights are others: a combination differs from what the old weights made of the same row
+by at most this share of what its members are apart. Daily fits on nearly the same labels move by less."""
 DAY = 86_400_000_000
 _CAPACITY = 20_000
 _POSITIVES = 4_000
@@ -56,6 +59,7 @@ class Stacker:
         self._memory = LabelMemory(_CAPACITY, len(labelled), seed, _POSITIVES)
         self._fitted_at = -1
         self.weights: Floats = self._labelled.astype(np.float64)
+        self._settled = self.weights
 
     @property
     def version(self) -> str:
@@ -67,7 +71,11 @@ class Stacker:
         return weighted_tail(ranks, self.weights)
 
     def learn(self, examples: Examples, now: int) -> bool:
-        """Remember what members had said of labelled events; fit when due. True when weights changed."""
+        """Remember what members had said of labelled events; fit when due.
+
+        True when weights have moved far since that was last said (at first: from those of a beginner), at once or
+        little by little. What the combination was before is then no measure of what it is now.
+        """
         said = examples.take(np.flatnonzero(~np.isnan(examples.ranks).all(axis=1)))
         if len(said):
             self._memory.add(tails(said.ranks), said.y)
@@ -75,10 +83,12 @@ class Stacker:
             return False
         if self._fitted_at >= 0 and now < self._fitted_at + DAY:
             return False
-        before = self.weights
         self.weights = self._fit()
         self._fitted_at = now
-        return not np.array_equal(before, self.weights)
+        if _variation(self.weights, self._settled) <= FAR:
+            return False
+        self._settled = self.weights
+        return True
 
     def _fit(self) -> Floats:
         kept = self._memory.rows()
@@ -86,7 +96,9 @@ class Stacker:
 
     def snapshot(self) -> Arrays:
         """All state."""
-        own = Arrays({"weights": self.weights.copy()}, {"fitted_at": self._fitted_at})
+        own = Arrays(
+            {"weights": self.weights.copy(), "settled": self._settled.copy()}, {"fitted_at": self._fitted_at}
+        )
         return merge({"memory": self._memory.snapshot()}, own)
 
     def restore(self, state: Arrays) -> None:
@@ -94,8 +106,17 @@ class Stacker:
         weights, fitted_at = state.arrays.get("weights"), state.scalars.get("fitted_at")
         if weights is None or weights.shape != self._labelled.shape or not isinstance(fitted_at, int):
             raise ValueError("snapshot of weights lacks 'weights' or 'fitted_at'")
+        settled = state.arrays.get("settled")
+        if settled is None or settled.shape != weights.shape:
+            raise ValueError("snapshot of weights lacks 'settled'")
         self._memory.restore(child(state, "memory"))
-        self.weights, self._fitted_at = weights.copy(), fitted_at
+        self.weights, self._settled, self._fitted_at = weights.copy(), settled.copy(), fitted_at
+
+
+def _variation(left: Floats, right: Floats) -> float:
+    """Total variation of two sets of weights as shares; of all-zero weights all members count alike."""
+    shares = [w / w.sum() if w.sum() > 0.0 else np.full(len(w), 1.0 / len(w)) for w in (left, right)]
+    return 0.5 * float(np.abs(shares[0] - shares[1]).sum())
 
 
 def weighted_tail(ranks: Floats, weights: Floats) -> Floats:

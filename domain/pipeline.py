@@ -24,6 +24,7 @@ __all__ = [
     "Feature",
     "Field",
     "FieldType",
+    "Guards",
     "LatePolicy",
     "Pipeline",
     "Threshold",
@@ -233,6 +234,16 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         return tuple((code, t.budget) for code, t in self.thresholds if t.budget is not None)
 
 
+class Guards(msgspec.Struct, frozen=True, kw_only=True):
+    """What protects detectors from those they judge.
+
+    ``teach_per_entity``: a value of the key entity may teach the detectors at most so many times as often as values do
+    on average; None: as often as it comes.
+    """
+
+    teach_per_entity: float | None = 4.0
+
+
 class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
     """The whole declaration. ``digest`` is the SHA-256 (hex) of its canonical JSON without the digest."""
 
@@ -242,6 +253,7 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
     features: tuple[Feature, ...]
     detectors: tuple[DetectorSpec, ...]
     decision: Decision
+    guards: Guards = Guards()
     seed: int = 0
     digest: str = ""
 

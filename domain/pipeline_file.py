@@ -16,6 +16,7 @@ from domain.pipeline import Pipeline
 from domain.pipeline_decision import Kinds, read_decision, read_detectors
 from domain.pipeline_event import read_event
 from domain.pipeline_features import CheckExpression, read_features
+from domain.pipeline_guards import read_guards
 from domain.pipeline_reader import Report, Section
 from domain.pipeline_schema import json_schema
 from domain.pipeline_yaml import MAX_FILE_BYTES, read_yaml
@@ -23,7 +24,7 @@ from domain.pipeline_yaml import MAX_FILE_BYTES, read_yaml
 __all__ = ["digest_of", "json_schema", "load_pipeline", "parse_pipeline"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-_KEYS = ("pipeline", "version", "seed", "event", "features", "detectors", "decision")
+_KEYS = ("pipeline", "version", "seed", "event", "features", "detectors", "decision", "guards")
 _NOT_BUILT = {
     "rules": "Remove it; decide with detectors and budgets until rules are there.",
     "lists": "Remove it; decide with detectors and budgets until lists are there.",
@@ -103,6 +104,7 @@ def _read(top: Section, kinds: Kinds | None, check: CheckExpression | None) -> P
     declared = list(top.node.mapping["features"].mapping) if top.has("features") else []
     detectors = read_detectors(top, declared, kinds)
     decision = read_decision(top, declared)
+    guards = read_guards(top)
     if name is None or event is None:
         return None
     return Pipeline(
@@ -112,5 +114,6 @@ def _read(top: Section, kinds: Kinds | None, check: CheckExpression | None) -> P
         features=tuple(features),
         detectors=tuple(detectors),
         decision=decision,
+        guards=guards,
         seed=seed,
     )

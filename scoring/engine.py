@@ -122,7 +122,8 @@ class PartitionScorer:
         lessons: list[Lesson] = []
         if teach:
             lessons = self.plan_lessons(batch.times, fresh, advanced.labels_applied, labels)
-            output = self.ensemble.step(x, lessons, decide=panel.decide)
+            may = self._may_teach(batch.entities[self.pipeline.event.key], fresh)
+            output = self.ensemble.step(x, lessons, may, decide=panel.decide)
         else:
             output = self.ensemble.score(x, decide=panel.decide)
         output = panel.decided(output)
@@ -224,14 +225,16 @@ class PartitionScorer:
         self,
         x: Floats,
         times: Ints,
+        keys: Sequence[str],
         lessons: Sequence[Lesson] = (),
         *,
         decided: tuple[Ints, Floats] | None = None,
     ) -> Floats:
         """Move the detectors on over vectors of committed verdicts, and labels among them (:meth:`plan_lessons`).
 
-        ``times`` int64[n], event times; ``decided``, the rows (int64[k]) where models from the registry were in force
-        and the scores that decided these. Returns the scores that the ensemble gave (again).
+        ``times`` int64[n], event times; ``keys``, the verdicts' values of the key entity; ``decided``, the rows
+        (int64[k]) where models from the registry were in force and the scores that decided these. Returns the scores
+        that the ensemble gave (again).
         """
         deciding = np.empty(len(x))
 
@@ -241,7 +244,7 @@ class PartitionScorer:
                 deciding[decided[0]] = decided[1]
             return deciding
 
-        score = self.ensemble.step(x, lessons, decide=deciders).score
+        score = self.ensemble.step(x, lessons, self._may_teach(keys, None), decide=deciders).score
         self.learned.step(deciding, x, times, lessons)
         return score
 
@@ -274,6 +277,13 @@ class PartitionScorer:
         for scores, rows in self.models.deciders(said, alerts):
             found |= explain(self.ensemble, self._names, x, rows, scores)
         return found
+
+    def _may_teach(self, keys: Sequence[str], fresh: Ints | None) -> Bools | None:
+        """Which of the rows ``fresh`` (None: all) the detectors may learn from."""
+        guard = self.ensemble.guard
+        if guard is None:
+            return None
+        return guard.admit(keys if fresh is None or len(fresh) == len(keys) else [keys[row] for row in fresh])
 
     def _load(self, requests: Sequence[EntityRequest]) -> None:
         if requests:

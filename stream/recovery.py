@@ -58,6 +58,7 @@ class CommittedVerdict(msgspec.Struct, frozen=True, gc=False):
     decision: DecisionName
     features: dict[str, float | None] | None
     source: Source
+    entities: dict[str, str]
     labels_offset: int = 0
     models: dict[str, ModelOutput] | None = None
 
@@ -309,7 +310,8 @@ class Recovery:
         # models are not asked again: what decided stands in the verdicts, and the models may be gone
         led = np.flatnonzero(np.array([v.models is not None for v in vectors], dtype=np.bool_))
         decided = (led, np.array([_number(vectors[row].score) for row in led.tolist()])) if len(led) else None
-        again = scorer.relearn(x, times, lessons, decided=decided)
+        keys = [v.entities[self._pipeline.event.key] for v in vectors]
+        again = scorer.relearn(x, times, keys, lessons, decided=decided)
         was: Floats = np.array([_number(v.own_score) for v in vectors])
         wrong = int(np.sum(~((again == was) | (np.isnan(again) & np.isnan(was)))))
         return len(vectors), wrong

@@ -228,7 +228,8 @@ def test_relearning_gives_budgets_and_thresholds_the_scores_that_decided(
         fresh = np.flatnonzero(part.first_offset < 0)
         decided = (np.arange(len(fresh)), part.score[fresh]) if part.models else None
         x, times = part.features[fresh], part.batch.times[fresh]
-        again = successor.relearn(x, times, decided=decided)
+        keys = [part.batch.entities[pipeline.event.key][row] for row in fresh.tolist()]
+        again = successor.relearn(x, times, keys, decided=decided)
         own = part.models[0].score if part.models else part.score
         assert again.tobytes() == own[fresh].tobytes()
     assert successor.snapshot() == original.snapshot()
