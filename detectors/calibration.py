@@ -16,7 +16,7 @@ from detectors.label_memory import LabelMemory
 from domain.batch import Floats
 from domain.examples import Examples
 
-__all__ = ["MIN_POSITIVES", "Calibrator"]
+__all__ = ["MIN_POSITIVES", "Calibrator", "fitted_map"]
 
 MIN_POSITIVES = 50
 """Positive labels needed before a probability is given."""
@@ -49,10 +49,11 @@ class Calibrator:
         return result
 
     def learn(self, examples: Examples, now: int) -> None:
-        """Remember scores given to labelled events; fit when due."""
-        said = examples.take(np.flatnonzero(~np.isnan(examples.score)))
+        """Remember scores that the ensemble gave to labelled events; fit when due."""
+        own = examples.score if examples.own is None else examples.own
+        said = np.flatnonzero(~np.isnan(own))
         if len(said):
-            self._memory.add(said.score[:, None], said.y)
+            self._memory.add(own[said][:, None], examples.y[said])
         if self._memory.positives < MIN_POSITIVES or not self._memory.negatives:
             return
         if self._fitted_at >= 0 and now < self._fitted_at + DAY:
@@ -62,20 +63,7 @@ class Calibrator:
 
     def _fit(self) -> None:
         kept = self._memory.rows()
-        score, place = np.unique(kept.x[:, 0].astype(np.float64), return_inverse=True)
-        hits, total = np.zeros(len(score)), np.zeros(len(score))
-        np.add.at(hits, place, kept.weight * kept.y)
-        np.add.at(total, place, kept.weight)
-        step = isotonic(hits, total)
-        begins = np.append(True, step[1:] != step[:-1])
-        level = np.cumsum(begins) - 1
-        # a step that rests on one or two labels would be 0 or 1: each is given one more label, of the usual kind
-        labels = np.bincount(level[place])[level]
-        usual = float(kept.y @ kept.weight / kept.weight.sum())
-        given = np.maximum.accumulate((labels * step + usual) / (labels + 1.0))
-        # first and last score of each step; between two steps the probability rises in a straight line
-        edges = np.flatnonzero(begins | np.append(begins[1:], True))
-        self._score, self._probability = score[edges], given[edges]
+        self._score, self._probability = fitted_map(kept.x[:, 0].astype(np.float64), kept.y, kept.weight)
 
     def snapshot(self) -> Arrays:
         """All state."""
@@ -95,3 +83,21 @@ class Calibrator:
             raise ValueError("snapshot of the calibration lacks 'fitted_at'")
         self._memory.restore(child(state, "memory"))
         self._score, self._probability, self._fitted_at = score.copy(), probability.copy(), fitted_at
+
+
+def fitted_map(score: Floats, y: Floats, weight: Floats) -> tuple[Floats, Floats]:
+    """Scores (increasing) and the probability at each, between which a line runs, for labels ``y`` (float64[n])."""
+    found, place = np.unique(score, return_inverse=True)
+    hits, total = np.zeros(len(found)), np.zeros(len(found))
+    np.add.at(hits, place, weight * y)
+    np.add.at(total, place, weight)
+    step = isotonic(hits, total)
+    begins = np.append(True, step[1:] != step[:-1])
+    level = np.cumsum(begins) - 1
+    # a step that rests on one or two labels would be 0 or 1: each is given one more label, of the usual kind
+    labels = np.bincount(level[place])[level]
+    usual = float(y @ weight / weight.sum())
+    given = np.maximum.accumulate((labels * step + usual) / (labels + 1.0))
+    # first and last score of each step; between two steps the probability rises in a straight line
+    edges = np.flatnonzero(begins | np.append(begins[1:], True))
+    return found[edges], given[edges]

@@ -6,7 +6,8 @@
     ├── Retriable               the same call may succeed later (broker away, Redis loading)
     │   ├── StoreUnavailable    Redis did not answer in time
     │   ├── RegistryUnavailable the database of models did not answer in time
-    │   └── RegistryConflict    somebody else changed the registry first; read it again
+    │   ├── RegistryConflict    somebody else changed the registry first; read it again
+    │   └── TooFewLabels        a model can not be fitted to so few labels
     └── Fatal                   the same call will never succeed without a person
         ├── PipelineInvalid     the pipeline file has mistakes (all of them listed)
         ├── StateFenced         another owner moved the online state on; reload before writing
@@ -41,6 +42,7 @@ __all__ = [
     "StateMismatch",
     "StoreUnavailable",
     "TidegateError",
+    "TooFewLabels",
     "UnknownModel",
 ]
 
@@ -71,6 +73,10 @@ class RegistryUnavailable(Retriable):
 
 class RegistryConflict(Retriable):
     """Somebody else changed the registry (or took the training run) first: what the caller read is old."""
+
+
+class TooFewLabels(Retriable):
+    """A model can not be fitted to so few labels; later there may be more."""
 
 
 class Fatal(TidegateError):
