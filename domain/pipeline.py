@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from domain.pipeline_retraining import Retraining
+
 __all__ = [
     "COMBINERS",
     "LABELLED_KINDS",
@@ -234,7 +236,11 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole declaration. ``digest`` is the SHA-256 (hex) of its canonical JSON without the digest."""
+    """The whole declaration.
+
+    ``digest`` is the SHA-256 (hex) of its canonical JSON without the digest and ``retraining``, which changes no
+    verdict: nobody shall lose what detectors have learned for another cool-down.
+    """
 
     name: str
     version: int
@@ -244,6 +250,7 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
     decision: Decision
     seed: int = 0
     digest: str = ""
+    retraining: Retraining | None = None
 
     @property
     def entities(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from domain.pipeline import COMBINERS, Aggregate, FieldType, LatePolicy, UnknownFields
+from domain.pipeline_retraining import RETRAINING_SCHEMA
 from domain.pipeline_threshold import MAX_PER_DAY, PER_DAY
 
 __all__ = ["json_schema"]
@@ -92,6 +93,7 @@ def json_schema(kinds: Mapping[str, type[msgspec.Struct]] | None = None) -> dict
                 "anyOf": [{"required": ["review"]}, {"required": ["block"]}],
                 "additionalProperties": False,
             },
+            "retraining": RETRAINING_SCHEMA,
         },
         "required": ["pipeline", "event", "features", "detectors", "decision"],
         "additionalProperties": False,
