@@ -38,7 +38,7 @@ class GateSlice:
     """The later slice, with what both models say of it; all float64[n] or int64[n].
 
     ``champion`` holds the scores of ``champion_name``, which is ``own`` for the pipeline's ensemble. ``fitted_rows``
-    and ``fitted_positives`` tell what share of the earlier slice was positive. ``budget``: the share of traffic that may
+    and ``fitted_positives`` tell what share of the earlier slice was positive. ``budget``: the share of traffic may
     be alerts, for the comparison of groups. ``entities``: whose events they are, None when that is not known.
     """
 
