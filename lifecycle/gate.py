@@ -191,11 +191,15 @@ def _dummy(fought: Contest) -> Check:
 
 def _champion(fought: Contest, name: str, rules: GateRules) -> Check:
     found = fought.to_champion
-    span = "" if found.interval is None else f" ({found.interval.low:+.3f} to {found.interval.high:+.3f}"
     whom = "the pipeline's own ensemble" if name == "own" else name
     text = f"Average precision {fought.challenger:.3f} against {fought.champion:.3f} of {whom}"
-    if span:
-        text += f": {found.difference:+.3f}{span} at {rules.level:.0%})"
+    if found.interval is None:
+        return Check(
+            "champion",
+            False,
+            f"{text}, but all events are of one hour: nothing can be said of how sure that is.",
+        )
+    text += f": {found.difference:+.3f} ({found.interval.low:+.3f} to {found.interval.high:+.3f} at {rules.level:.0%})"
     if found.low > -rules.margin:
         return Check("champion", True, text + ".")
     asked = "be better" if rules.margin == 0.0 else f"lose at most {rules.margin:g}"
