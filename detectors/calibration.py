@@ -15,7 +15,7 @@ from detectors.label_memory import LabelMemory
 from domain.batch import Floats
 from domain.examples import Examples
 
-__all__ = ["MIN_POSITIVES", "Calibrator"]
+__all__ = ["MIN_POSITIVES", "Calibrator", "fitted_map"]
 
 MIN_POSITIVES = 50
 """Positive labels needed before a probability is given."""
@@ -60,22 +60,8 @@ class Calibrator:
         self._fitted_at = now
 
     def _fit(self) -> None:
-        from sklearn.isotonic import IsotonicRegression
-
         kept = self._memory.rows()
-        fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(
-            kept.x[:, 0].astype(np.float64), kept.y, sample_weight=kept.weight
-        )
-        self._score = np.asarray(fitted.X_thresholds_, dtype=np.float64)
-        step = np.asarray(fitted.y_thresholds_, dtype=np.float64)
-        # a step that rests on one or two labels would be 0 or 1: each is given one more label, of the usual kind
-        levels, of = np.unique(step, return_inverse=True)
-        at = np.searchsorted(
-            levels, fitted.predict(kept.x[:, 0].astype(np.float64)).clip(levels[0], levels[-1])
-        )
-        labels = np.bincount(at, minlength=len(levels))[of]
-        usual = float(kept.y @ kept.weight / kept.weight.sum())
-        self._probability = np.maximum.accumulate((labels * step + usual) / (labels + 1.0))
+        self._score, self._probability = fitted_map(kept.x[:, 0].astype(np.float64), kept.y, kept.weight)
 
     def snapshot(self) -> Arrays:
         """All state."""
@@ -95,3 +81,21 @@ class Calibrator:
             raise ValueError("snapshot of the calibration lacks 'fitted_at'")
         self._memory.restore(child(state, "memory"))
         self._score, self._probability, self._fitted_at = score.copy(), probability.copy(), fitted_at
+
+
+def fitted_map(score: Floats, y: Floats, weight: Floats) -> tuple[Floats, Floats]:
+    """Scores (increasing) and the probability at each, between which a line runs, for labels ``y`` (float64[n])."""
+    # imported where it is needed: loading scikit-learn takes seconds, and only fitting needs it
+    from sklearn.isotonic import IsotonicRegression
+
+    fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(
+        score, y, sample_weight=weight
+    )
+    edges = np.asarray(fitted.X_thresholds_, dtype=np.float64)
+    step = np.asarray(fitted.y_thresholds_, dtype=np.float64)
+    # a step that rests on one or two labels would be 0 or 1: each is given one more label, of the usual kind
+    levels, of = np.unique(step, return_inverse=True)
+    at = np.searchsorted(levels, fitted.predict(score).clip(levels[0], levels[-1]))
+    labels = np.bincount(at, minlength=len(levels))[of]
+    usual = float(y @ weight / weight.sum())
+    return edges, np.maximum.accumulate((labels * step + usual) / (labels + 1.0))

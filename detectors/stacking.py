@@ -23,7 +23,7 @@ from detectors.label_memory import LabelMemory
 from domain.batch import Floats
 from domain.examples import Examples
 
-__all__ = ["MIN_POSITIVES", "Stacker", "tails"]
+__all__ = ["MIN_POSITIVES", "Stacker", "average_precision", "fitted_weights", "tails", "weighted_tail"]
 
 MIN_POSITIVES = 30
 """Positive labels needed before weights are learned: the average precision of fewer says little."""
@@ -64,19 +64,7 @@ class Stacker:
 
     def combine(self, ranks: Floats) -> Floats:
         """Weighted mean tail of each row of ``ranks`` (float64[n, members], NaN = no say); NaN without any say."""
-        present = ~np.isnan(ranks)
-        z = np.where(present, tails(ranks), 0.0)
-        weight = present * self.weights
-        # where nobody with a weight speaks, those who speak count alike
-        weight[weight.sum(axis=1) == 0.0] = 1.0
-        weight *= present
-        # element by element: a matrix product could round differently for other batches
-        total, norm = np.zeros(len(ranks)), np.zeros(len(ranks))
-        for column in range(ranks.shape[1]):
-            total += weight[:, column] * z[:, column]
-            norm += weight[:, column]
-        combined: Floats = np.divide(total, norm, out=np.full(len(ranks), np.nan), where=norm > 0.0)
-        return combined
+        return weighted_tail(ranks, self.weights)
 
     def learn(self, examples: Examples, now: int) -> bool:
         """Remember what members had said of labelled events; fit when due. True when weights changed."""
@@ -94,21 +82,7 @@ class Stacker:
 
     def _fit(self) -> Floats:
         kept = self._memory.rows()
-        z = kept.x.astype(np.float64)
-        # a member that had no say then is taken to have said what is usual
-        z[np.isnan(z)] = 1.0
-        members = len(self._labelled)
-        candidates = [_logistic(z, kept.y, kept.weight), self._labelled.astype(np.float64), np.ones(members)]
-        candidates += list(np.eye(members))
-        best, best_precision = candidates[0], -1.0
-        for weights in candidates:
-            if weights.sum() == 0.0:
-                continue
-            precision = _average_precision(z @ weights, kept.y, kept.weight)
-            if precision > best_precision:
-                best, best_precision = weights, precision
-        normal: Floats = best / best.sum()
-        return normal
+        return fitted_weights(kept.x.astype(np.float64), kept.y, kept.weight, self._labelled)
 
     def snapshot(self) -> Arrays:
         """All state."""
@@ -122,6 +96,43 @@ class Stacker:
             raise ValueError("snapshot of weights lacks 'weights' or 'fitted_at'")
         self._memory.restore(child(state, "memory"))
         self.weights, self._fitted_at = weights.copy(), fitted_at
+
+
+def weighted_tail(ranks: Floats, weights: Floats) -> Floats:
+    """Weighted mean tail of each row of ``ranks`` (float64[n, members], NaN = no say); NaN without any say."""
+    present = ~np.isnan(ranks)
+    z = np.where(present, tails(ranks), 0.0)
+    weight = present * weights
+    # where nobody with a weight speaks, those who speak count alike
+    weight[weight.sum(axis=1) == 0.0] = 1.0
+    weight *= present
+    # element by element: a matrix product could round differently for other batches
+    total, norm = np.zeros(len(ranks)), np.zeros(len(ranks))
+    for column in range(ranks.shape[1]):
+        total += weight[:, column] * z[:, column]
+        norm += weight[:, column]
+    combined: Floats = np.divide(total, norm, out=np.full(len(ranks), np.nan), where=norm > 0.0)
+    return combined
+
+
+def fitted_weights(z: Floats, y: Floats, weight: Floats, labelled: npt.NDArray[np.bool_]) -> Floats:
+    """Weights (float64[members], sum 1) of the tails ``z`` (float64[n, members], NaN = no say) for labels ``y``.
+
+    ``weight`` float64[n] is what each row stands for, ``labelled`` which members learn from labels themselves.
+    """
+    # a member that had no say then is taken to have said what is usual
+    z = np.where(np.isnan(z), 1.0, z)
+    candidates = [_logistic(z, y, weight), labelled.astype(np.float64), np.ones(len(labelled))]
+    candidates += list(np.eye(len(labelled)))
+    best, best_precision = candidates[0], -1.0
+    for weights in candidates:
+        if weights.sum() == 0.0:
+            continue
+        precision = average_precision(z @ weights, y, weight)
+        if precision > best_precision:
+            best, best_precision = weights, precision
+    normal: Floats = best / best.sum()
+    return normal
 
 
 def _logistic(z: Floats, y: Floats, weight: Floats) -> Floats:
@@ -153,7 +164,7 @@ def _logistic(z: Floats, y: Floats, weight: Floats) -> Floats:
     return result
 
 
-def _average_precision(value: Floats, y: Floats, weight: Floats) -> float:
+def average_precision(value: Floats, y: Floats, weight: Floats) -> float:
     """Average precision of ``value`` with weighted rows; ties share their place."""
     order = np.argsort(-value, kind="stable")
     value, hit, weight = value[order], (y * weight)[order], weight[order]

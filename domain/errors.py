@@ -4,7 +4,8 @@
 
     TidegateError               message says what happened, remedy says what to do
     ├── Retriable               the same call may succeed later (broker away, Redis loading)
-    │   └── StoreUnavailable    Redis did not answer in time
+    │   ├── StoreUnavailable    Redis did not answer in time
+    │   └── TooFewLabels        a model can not be fitted to so few labels
     └── Fatal                   the same call will never succeed without a person
         ├── PipelineInvalid     the pipeline file has mistakes (all of them listed)
         ├── StateFenced         another owner moved the online state on; reload before writing
@@ -32,6 +33,7 @@ __all__ = [
     "StateMismatch",
     "StoreUnavailable",
     "TidegateError",
+    "TooFewLabels",
 ]
 
 
@@ -53,6 +55,10 @@ class Retriable(TidegateError):
 
 class StoreUnavailable(Retriable):
     """The online store did not answer."""
+
+
+class TooFewLabels(Retriable):
+    """A model can not be fitted to so few labels; later there may be more."""
 
 
 class Fatal(TidegateError):
