@@ -23,8 +23,8 @@ def guard_finding(
 ) -> Finding:
     """What live verdicts of the new champion say, against the summary of those ``before``.
 
-    ``decided`` and not ``passed``: roll back. ``decided`` and ``passed``: the watch is over. Failures are looked at from
-    a tenth of ``rules.events`` on, the rest from all of them.
+    ``decided`` and not ``passed``: roll back. ``decided`` and ``passed``: the watch is over. Failures are looked
+    at from a tenth of ``rules.events`` on, the rest from all of them.
     """
     evidence = {"after": side.summary(), "before": dict(before), "promoted": promoted, "now": now}
     failed = failing(side, rules.max_failures)
