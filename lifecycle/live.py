@@ -11,14 +11,23 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from domain.pipeline import Pipeline
 from domain.verdict import DecisionName, Flag
 
-__all__ = ["OWN", "LiveTally", "ModelSay", "Seen", "Side", "decode_seen"]
+__all__ = ["OWN", "LiveTally", "ModelSay", "Seen", "Side", "alert_share", "decode_seen"]
 
 OWN = "own"
 """Stands for the pipeline's own ensemble where a model's version could."""
 _LATENCIES = 4_096
 """Of latencies so many are kept, by turns: enough for a median."""
+
+
+def alert_share(pipeline: Pipeline) -> float:
+    """The share of traffic that may be alerts: the pipeline's budget for reviews, 1 % where it declares another aim."""
+    for _, threshold in pipeline.decision.thresholds:
+        if threshold.budget is not None:
+            return threshold.budget
+    return 0.01
 
 
 class ModelSay(msgspec.Struct, frozen=True, gc=False):
