@@ -13,18 +13,16 @@ from sqlalchemy.exc import IntegrityError
 
 from domain.clock import Clock
 from lifecycle import registry_rules as rules
-from lifecycle.audit import GENESIS, AuditRecord, Broken, chained, verify
+from lifecycle.audit import GENESIS, AuditRecord, Broken
 from lifecycle.database import Database
 from lifecycle.manifest import Manifest
 from lifecycle.registry import ModelCard, ModelRecord, RegistryState, Stage, TrainingRun
-from lifecycle.registry_tables import artefacts, audit, models, registries, runs, states
+from lifecycle.registry_sql_parts import AuditRows, RunRows, encoded
+from lifecycle.registry_tables import artefacts, models, registries, states
 
 __all__ = ["SqlModelRegistry"]
 
-_PAGE = 1000
-"""Audit records verified at once."""
 _MODEL_COLUMNS = [column for column in models.c if column.name not in ("number", "card")]
-_RUN_COLUMNS = [column for column in runs.c if column.name != "number"]
 
 
 class SqlModelRegistry:
@@ -34,6 +32,8 @@ class SqlModelRegistry:
         self._database = database
         self._pipeline = pipeline
         self._clock = clock
+        self._audit = AuditRows(pipeline)
+        self._runs = RunRows(pipeline)
 
     @property
     def pipeline(self) -> str:
@@ -71,17 +71,17 @@ class SqlModelRegistry:
                 metrics=rules.plain(metrics),
             )
             values = msgspec.structs.asdict(record) | {
-                "number": self._count(connection, models) + 1,
+                "number": self._count_models(connection) + 1,
                 "stage": record.stage.value,
-                "manifest": _json(manifest),
-                "metrics": _json(record.metrics),
-                "card": _json(card or ModelCard()),
+                "manifest": encoded(manifest),
+                "metrics": encoded(record.metrics),
+                "card": encoded(card or ModelCard()),
             }
             connection.execute(insert(models).values(**values))
             connection.execute(
                 insert(artefacts).values(pipeline=self._pipeline, version=version, sealed=sealed)
             )
-            self._note(
+            self._audit.note(
                 connection, "register", version, by=by, reason=reason, after=Stage.CANDIDATE.value, now=now
             )
             return record
@@ -125,7 +125,7 @@ class SqlModelRegistry:
         with self._writing() as connection:
             model = self._model(connection, version)
             model = msgspec.structs.replace(model, metrics={**model.metrics, **rules.plain(metrics)})
-            values = {"metrics": _json(model.metrics)} | ({} if card is None else {"card": _json(card)})
+            values = {"metrics": encoded(model.metrics)} | ({} if card is None else {"card": encoded(card)})
             connection.execute(update(models).where(*self._of(models, version=version)).values(**values))
             return model
 
@@ -138,7 +138,7 @@ class SqlModelRegistry:
                 return model
             now = self._clock.now()
             self._set_stage(connection, version, stage, reason, now)
-            self._note(
+            self._audit.note(
                 connection,
                 "stage",
                 version,
@@ -193,30 +193,30 @@ class SqlModelRegistry:
     def start_run(self, trigger: str, *, by: str, data: Mapping[str, Any] | None = None) -> TrainingRun:
         """See the port."""
         with self._writing() as connection:
-            rules.check_none_open(next(iter(self._runs(connection, only_open=True, limit=1)), None))
-            number, now = self._count(connection, runs) + 1, self._clock.now()
+            rules.check_none_open(next(iter(self._runs.newest(connection, only_open=True, limit=1)), None))
+            number, now = self._runs.count(connection) + 1, self._clock.now()
             run = rules.requested(self._pipeline, number, trigger, by=by, data=data, now=now)
-            connection.execute(insert(runs).values(number=number, **_run_values(run)))
-            self._note(connection, "run", run.id, by=by, reason=trigger, after=run.step, now=now)
+            self._runs.add(connection, number, run)
+            self._audit.note(connection, "run", run.id, by=by, reason=trigger, after=run.step, now=now)
             return run
 
     def runs(self, *, only_open: bool = False, limit: int = 100) -> Sequence[TrainingRun]:
         """See the port."""
         with self._database.reading() as connection:
-            return self._runs(connection, only_open=only_open, limit=limit)
+            return self._runs.newest(connection, only_open=only_open, limit=limit)
 
     def run(self, run_id: str) -> TrainingRun:
         """See the port."""
         with self._database.reading() as connection:
-            return self._run(connection, run_id)
+            return self._runs.find(connection, run_id)
 
     def claim_run(self, run_id: str, owner: str, seconds: float) -> TrainingRun | None:
         """See the port."""
         with self._writing() as connection:
-            held = self._run(connection, run_id)
+            held = self._runs.find(connection, run_id)
             run = rules.claimed(held, owner, now=self._clock.now(), seconds=seconds)
             if run is not None:
-                self._keep_run(connection, run)
+                self._runs.keep(connection, run)
             return run
 
     def advance_run(
@@ -224,10 +224,10 @@ class SqlModelRegistry:
     ) -> TrainingRun:
         """See the port."""
         with self._writing() as connection:
-            held, now = self._run(connection, run.id), self._clock.now()
+            held, now = self._runs.find(connection, run.id), self._clock.now()
             after = rules.advanced(held, run, step, data, now=now, seconds=seconds)
-            self._keep_run(connection, after)
-            self._note(
+            self._runs.keep(connection, after)
+            self._audit.note(
                 connection,
                 "run",
                 run.id,
@@ -242,10 +242,10 @@ class SqlModelRegistry:
     def finish_run(self, run: TrainingRun, outcome: str, *, error: str | None = None) -> TrainingRun:
         """See the port."""
         with self._writing() as connection:
-            held, now = self._run(connection, run.id), self._clock.now()
+            held, now = self._runs.find(connection, run.id), self._clock.now()
             after = rules.finished(held, run, outcome, now=now, error=error)
-            self._keep_run(connection, after)
-            self._note(
+            self._runs.keep(connection, after)
+            self._audit.note(
                 connection,
                 "run",
                 run.id,
@@ -269,7 +269,7 @@ class SqlModelRegistry:
     ) -> AuditRecord:
         """See the port."""
         with self._writing() as connection:
-            return self._note(
+            return self._audit.note(
                 connection,
                 action,
                 subject,
@@ -283,24 +283,17 @@ class SqlModelRegistry:
     def audit(self, *, after: int = 0, limit: int = 1000) -> Sequence[AuditRecord]:
         """See the port."""
         with self._database.reading() as connection:
-            return self._audit(connection, after, limit)
+            return self._audit.after(connection, after, limit)
 
     def newest_audit(self, *, before: int | None = None, limit: int = 100) -> Sequence[AuditRecord]:
         """See the port."""
-        query = select(audit).where(audit.c.pipeline == self._pipeline)
-        if before is not None:
-            query = query.where(audit.c.number < before)
         with self._database.reading() as connection:
-            rows = connection.execute(query.order_by(audit.c.number.desc()).limit(limit)).all()
-        return [_audit_record(row) for row in rows]
+            return self._audit.newest(connection, before, limit)
 
     def verify_audit(self) -> Broken | None:
         """See the port."""
         with self._database.reading() as connection:
-            query = select(registries).where(registries.c.pipeline == self._pipeline)
-            head = connection.execute(query).one_or_none()
-            last = (0, GENESIS) if head is None else (head.audit_number, head.audit_hash)
-            return verify(self._all_audit(connection), last)
+            return self._audit.verify(connection)
 
     def close(self) -> None:
         """Close idle connections."""
@@ -329,9 +322,9 @@ class SqlModelRegistry:
     def _of(self, table: Table, **keys: Any) -> list[Any]:
         return [table.c.pipeline == self._pipeline, *(table.c[name] == value for name, value in keys.items())]
 
-    def _count(self, connection: Connection, table: Table) -> int:
+    def _count_models(self, connection: Connection) -> int:
         return connection.execute(
-            select(func.count()).select_from(table).where(*self._of(table))
+            select(func.count()).select_from(models).where(*self._of(models))
         ).scalar_one()
 
     def _find_model(self, connection: Connection, version: str) -> ModelRecord | None:
@@ -357,12 +350,12 @@ class SqlModelRegistry:
         if change is None:
             return before
         state = change.state
-        values = msgspec.structs.asdict(state) | {"below": _json(state.below)}
+        values = msgspec.structs.asdict(state) | {"below": encoded(state.below)}
         # two of one epoch would break the primary key, should our lock ever fail
         connection.execute(insert(states).values(pipeline=self._pipeline, **values))
         for version, stage in change.stages.items():
             self._set_stage(connection, version, stage, state.reason, state.changed_at)
-        self._note(
+        self._audit.note(
             connection,
             change.action,
             change.subject,
@@ -381,70 +374,6 @@ class SqlModelRegistry:
             .values(stage=stage.value, reason=reason, changed_at=now)
         )
 
-    def _runs(self, connection: Connection, *, only_open: bool, limit: int) -> list[TrainingRun]:
-        query = select(*_RUN_COLUMNS).where(*self._of(runs))
-        if only_open:
-            query = query.where(runs.c.finished_at.is_(None))
-        return [_run(row) for row in connection.execute(query.order_by(runs.c.number.desc()).limit(limit))]
-
-    def _run(self, connection: Connection, run_id: str) -> TrainingRun:
-        row = connection.execute(select(*_RUN_COLUMNS).where(*self._of(runs, id=run_id))).one_or_none()
-        if row is None:
-            raise rules.unknown(run_id, self._pipeline)
-        return _run(row)
-
-    def _keep_run(self, connection: Connection, run: TrainingRun) -> None:
-        connection.execute(update(runs).where(*self._of(runs, id=run.id)).values(**_run_values(run)))
-
-    def _note(
-        self,
-        connection: Connection,
-        action: str,
-        subject: str,
-        *,
-        by: str,
-        reason: str,
-        now: int,
-        before: str | None = None,
-        after: str | None = None,
-    ) -> AuditRecord:
-        head = connection.execute(select(registries).where(*self._of(registries))).one()
-        record = chained(
-            AuditRecord(
-                pipeline=self._pipeline,
-                number=head.audit_number + 1,
-                at=now,
-                by=by,
-                action=action,
-                subject=subject,
-                before=before,
-                after=after,
-                reason=reason,
-            ),
-            head.audit_hash,
-        )
-        connection.execute(insert(audit).values(**msgspec.structs.asdict(record)))
-        connection.execute(
-            update(registries)
-            .where(*self._of(registries))
-            .values(audit_number=record.number, audit_hash=record.hash)
-        )
-        return record
-
-    def _audit(self, connection: Connection, after: int, limit: int) -> list[AuditRecord]:
-        query = select(audit).where(*self._of(audit), audit.c.number > after)
-        return [_audit_record(row) for row in connection.execute(query.order_by(audit.c.number).limit(limit))]
-
-    def _all_audit(self, connection: Connection) -> Iterator[AuditRecord]:
-        page = self._audit(connection, 0, _PAGE)
-        while page:
-            yield from page
-            page = self._audit(connection, page[-1].number, _PAGE)
-
-
-def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()
-
 
 def _model(row: Row[Any]) -> ModelRecord:
     values = row._asdict()
@@ -459,17 +388,3 @@ def _state(row: Row[Any]) -> RegistryState:
     del values["pipeline"]
     values["below"] = msgspec.json.decode(values["below"], type=tuple[str | None, ...])
     return RegistryState(**values)
-
-
-def _run_values(run: TrainingRun) -> dict[str, Any]:
-    return msgspec.structs.asdict(run) | {"data": _json(run.data)}
-
-
-def _run(row: Row[Any]) -> TrainingRun:
-    values = row._asdict()
-    values["data"] = msgspec.json.decode(values["data"])
-    return TrainingRun(**values)
-
-
-def _audit_record(row: Row[Any]) -> AuditRecord:
-    return AuditRecord(**row._asdict())

@@ -7,7 +7,19 @@ keeps number and hash of the last audit record.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Float, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
 
 __all__ = ["artefacts", "audit", "metadata", "models", "registries", "runs", "states"]
 
@@ -38,6 +50,7 @@ models = Table(
     Column("registered_at", BigInteger, nullable=False),
     Column("registered_by", Text, nullable=False),
     Column("changed_at", BigInteger, nullable=False),
+    Index("models_number", "pipeline", "number", unique=True),
 )
 
 artefacts = Table(
@@ -80,6 +93,15 @@ runs = Table(
     Column("finished_at", BigInteger),
     Column("outcome", String(80)),
     Column("error", Text),
+    Index("runs_number", "pipeline", "number", unique=True),
+    # the database itself refuses a second open run, should our own check ever fail
+    Index(
+        "runs_open",
+        "pipeline",
+        unique=True,
+        sqlite_where=text("finished_at IS NULL"),
+        postgresql_where=text("finished_at IS NULL"),
+    ),
 )
 
 audit = Table(

@@ -35,8 +35,14 @@ class CheckModelRegistry:
     def test_an_empty_registry(self, registry: ModelRegistry) -> None:
         assert registry.pipeline == "payments"
         assert registry.state() == RegistryState()
-        assert list(registry.models()) == list(registry.runs()) == list(registry.audit()) == []
-        assert list(registry.history()) == list(registry.newest_audit()) == []
+        for listing in (
+            registry.models,
+            registry.runs,
+            registry.audit,
+            registry.history,
+            registry.newest_audit,
+        ):
+            assert list(listing()) == []
         assert registry.verify_audit() is None
         for ask in (registry.model, registry.card, registry.artefact, registry.run):
             with pytest.raises(UnknownModel):
