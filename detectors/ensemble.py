@@ -9,8 +9,8 @@ the condition ``score >= 1 - b``; :mod:`detectors.budget` holds it while scores 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -30,7 +30,7 @@ from domain.batch import Floats, Ints
 from domain.examples import Examples
 from domain.pipeline import LABELLED_KINDS, Pipeline
 
-__all__ = ["Ensemble", "EnsembleOutput", "Segment"]
+__all__ = ["Decide", "Ensemble", "EnsembleOutput", "Segment"]
 
 _FORMAT = 2
 _KEPT = 500
@@ -71,6 +71,10 @@ class EnsembleOutput:
     reached: npt.NDArray[np.int8] = field(default_factory=lambda: np.empty(0, dtype=np.int8))
     outside: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty((0, 0), dtype=np.bool_))
     probability: Floats | None = None
+
+
+Decide = Callable[[Floats, EnsembleOutput], Floats]
+"""From n rows and what the ensemble says of them (``reached`` not yet) to the scores that decide, float64[n]."""
 
 
 class Ensemble:
@@ -147,10 +151,13 @@ class Ensemble:
                 reasons[name] = reason
         return reasons
 
-    def step(self, x: Floats, lessons: Sequence[Lesson] = ()) -> EnsembleOutput:
+    def step(
+        self, x: Floats, lessons: Sequence[Lesson] = (), *, decide: Decide | None = None
+    ) -> EnsembleOutput:
         """Score each row of ``x`` (float64[n, features]), then learn it, row after row.
 
-        ``lessons``, in order of their rows, are taught before their rows are scored.
+        ``lessons``, in order of their rows, are taught before their rows are scored. ``decide`` gives the scores that
+        alert budgets go by where these are not the ensemble's own.
         """
         n = self._check(x)
         raw = np.full((n, len(self.names)), np.nan)
@@ -174,10 +181,12 @@ class Ensemble:
             at = stop
         outside = self.reference.add(x)
         self.seen += n
-        reached = self._budgets.step(score)
-        return EnsembleOutput(raw, ranks, score, _joined(segments), reached, outside, probability)
+        output = EnsembleOutput(
+            raw, ranks, score, _joined(segments), outside=outside, probability=probability
+        )
+        return replace(output, reached=self._budgets.step(score if decide is None else decide(x, output)))
 
-    def score(self, x: Floats) -> EnsembleOutput:
+    def score(self, x: Floats, *, decide: Decide | None = None) -> EnsembleOutput:
         """What :meth:`step` would say of each row of ``x`` if it came next; changes nothing."""
         n = self._check(x)
         raw = np.full((n, len(self.names)), np.nan)
@@ -192,8 +201,9 @@ class Ensemble:
         score = self._final.rank(self._combine(ranks))
         segments = _joined(self._segments(0, raw, self.abstained(), failed))
         probability = None if self._calibrator is None else self._calibrator.probability(score)
-        outside, reached = self.reference.outside(x), self._budgets.preview(score)
-        return EnsembleOutput(raw, ranks, score, segments, reached, outside, probability)
+        outside = self.reference.outside(x)
+        output = EnsembleOutput(raw, ranks, score, segments, outside=outside, probability=probability)
+        return replace(output, reached=self._budgets.preview(score if decide is None else decide(x, output)))
 
     def fit(self, x: Floats) -> None:
         """Train on past rows (float64[n, features], oldest first), then rank by their scores."""
