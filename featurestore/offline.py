@@ -76,6 +76,12 @@ class OfflineStore:
         """The rows of :meth:`examples`, in pieces of about 250,000, for ranges that do not fit in memory."""
         return self._reader(pin).pieces(start, stop, as_of, share)
 
+    def entity(
+        self, pin: Pin, start: int, stop: int, as_of: int, name: str, *, share: float = 1.0
+    ) -> list[str | None]:
+        """The entity ``name`` of each row of :meth:`examples`, in its order: whose events belong together."""
+        return [text for piece in self._reader(pin).entity(name, start, stop, as_of, share) for text in piece]
+
     def count(self, pin: Pin, start: int, stop: int, as_of: int) -> ExampleCounts:
         """How many rows, labels and positives :meth:`examples` would give."""
         return self._reader(pin).count(start, stop, as_of)

@@ -80,6 +80,20 @@ class ExampleReader:
         """No rows, of the right shape."""
         return Examples.none(len(self._features), len(self._ranks))
 
+    def entity(
+        self, name: str, start: int, stop: int, as_of: int, share: float = 1.0
+    ) -> Iterator[list[str | None]]:
+        """The entity ``name`` of each row that :meth:`pieces` gives, piece by piece; None where it has none."""
+        if self._verdicts is None:
+            return
+        for first, last in self._stretches(self._verdicts, start, stop):
+            with self._connected(self._verdicts, first, last, as_of, share, (f"e_{name}",)) as connection:
+                table = connection.sql(_ORDERED).to_arrow_table()
+            if table.schema.get_field_index(f"e_{name}") >= 0:
+                yield table[f"e_{name}"].to_pylist()
+            else:
+                yield [None] * table.num_rows
+
     def count(self, start: int, stop: int, as_of: int) -> ExampleCounts:
         """How many rows :meth:`pieces` would give."""
         rows = labelled = positive = 0

@@ -283,3 +283,17 @@ def test_a_verdict_of_a_newer_pipeline_than_ours_loses_nothing(tmp_path: Path) -
     store.append_verdicts([scored(0, features={"amount": 1.0, "speed": 3.5})], LOG)
     newer = OfflineStore(str(tmp_path), small("amount", "speed"))
     assert newer.examples(newer.pin(), *ALL).x.tolist() == [[1.0, 3.5]]
+
+
+def test_entities_are_in_the_order_of_the_examples(store: OfflineStore) -> None:
+    store.append_verdicts(
+        [scored(i, partition=i % 2, time=NOON + (i * 7 % 10) * 1_000_000) for i in range(10)], LOG
+    )
+    pin = store.pin()
+    times = store.examples(pin, *ALL).times.tolist()
+    by_time = {NOON + (i * 7 % 10) * 1_000_000: f"a{i % 3}" for i in range(10)}
+    assert store.entity(pin, *ALL, "account") == [by_time[t] for t in times]
+    share = store.entity(pin, *ALL, "account", share=0.5)
+    assert share == [by_time[t] for t in store.examples(pin, *ALL, share=0.5).times.tolist()]
+    assert store.entity(pin, *ALL, "absent") == [None] * 10
+    assert store.entity(Pin(-1, -1), *ALL, "account") == []

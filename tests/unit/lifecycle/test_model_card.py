@@ -38,7 +38,9 @@ def facts(**changed: object) -> Facts:
         ],
         "probability": probability,
         "calibration": calibration(probability, labels),
-        "fairness": fairness("region", ["a|b", "<b>"], codes, score > 1, labels.astype(np.float64), np.arange(N)),
+        "fairness": fairness(
+            "region", ["a|b", "<b>"], codes, score > 1, labels.astype(np.float64), np.arange(N)
+        ),
         "sections": gate_sections(
             judge(
                 GateSlice(labels, np.arange(N) * DAY // 100, score, probability, -score, "own", N, 200, 0.05),
