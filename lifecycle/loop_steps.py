@@ -174,7 +174,7 @@ class ClosedLoop:
         except TooFewLabels as error:
             self._finish(run, Outcome.FAILED, str(error))
             return
-        parts.at("trained")
+        parts.at("fitted")
         manifest = manifest_of(
             parts.pipeline,
             self._rules,
@@ -367,7 +367,7 @@ class ClosedLoop:
         self._rows = None
         self._registry.finish_run(run, outcome, error=error)
         _LOG.info("run ended", run=run.id, outcome=str(outcome), why=error)
-        self._parts.at(str(outcome))
+        self._parts.at(f"ended {outcome}")
 
 
 def _plan(run: TrainingRun) -> TrainingPlan:
