@@ -26,7 +26,8 @@ def watch_matured(
     """Roll the champion back when its matured alerts are shown to be worse than those before it.
 
     What was found; None while there is nothing to look at: no champion that a run has promoted, no matured events of
-    it yet, or ``guards.time`` of them long past. Raises RegistryConflict, RegistryUnavailable, OfflineUnavailable.
+    it yet, or twice the longer of ``guards.time`` and ``label_maturity`` of them seen already. Raises
+    RegistryConflict, RegistryUnavailable, OfflineUnavailable.
     """
     state = registry.state()
     if state.champion is None:
@@ -42,10 +43,11 @@ def watch_matured(
     if told is None:
         return None
     promoted, matured = int(told["at"]), now - rules.label_maturity
-    if matured <= promoted or matured > promoted + 2 * rules.guards.time:
+    span = max(rules.guards.time, rules.label_maturity)
+    if matured <= promoted or matured > promoted + 2 * span:
         return None
-    pin, span = rows.pin(), max(rules.guards.time, rules.label_maturity)
-    before = rows.examples(pin, promoted - span, promoted, now)
+    pin = rows.pin()
+    before = rows.examples(pin, promoted - 2 * span, promoted, now)
     after = rows.examples(pin, promoted, matured, now)
     finding = precision_finding(before, after, alert_share(pipeline), rules.guards)
     if finding.decided and not finding.passed:

@@ -74,7 +74,14 @@ class World:
             says = {version: self.behave(i, version) for version in versions}
             alert = self.alerts(i, state.champion or "own")
             self.log.append(
-                seen(self.now, champion=state.champion, challenger=state.challenger, says=says, alert=alert)
+                seen(
+                    self.now,
+                    champion=state.champion,
+                    challenger=state.challenger,
+                    own=0.99 if i % 20 == 0 else 0.1,
+                    says=says,
+                    alert=alert,
+                )
             )
 
     def drive(self, *trainers: ClosedLoop, ticks: int = 60) -> TrainingRun:

@@ -8,7 +8,6 @@ import pytest
 
 from domain.clock import ManualClock
 from domain.examples import Examples
-from lifecycle.audit import verify
 from lifecycle.loop_steps import GUARD_TRIGGER
 from lifecycle.loop_triggers import MAX_ATTEMPTS, Alarm, Triggers
 from lifecycle.matured_watch import watch_matured
@@ -35,13 +34,14 @@ def world(examples: Examples | None = None, **rules: object) -> World:
     return made
 
 
-def ask(stage: World, trigger: str = "drift", **data: object) -> None:
-    stage.registry.start_run(trigger, by="test", data={"at": stage.now, **data})
+def ask(stage: World, trigger: str = "drift", since: float = TURN) -> None:
+    data = {"at": stage.now, "since": START + round(since * DAY)}
+    stage.registry.start_run(trigger, by="test", data=data)
 
 
 def test_a_better_model_is_promoted_and_everything_is_told() -> None:
     stage = world()
-    ask(stage, since=START + round(TURN * DAY))
+    ask(stage)
     run = stage.drive(stage.trainer())
     assert (run.outcome, run.error) == ("promoted", None)
     assert list(run.data) == ["requested", "pinned", "trained", "gated", "shadowing", "promoted"]
@@ -56,7 +56,7 @@ def test_a_better_model_is_promoted_and_everything_is_told() -> None:
     card = registry.card(version)
     assert "It passed the offline gate." in card.markdown
     assert set(card.plots) == {"precision-recall.svg", "reliability.svg"}
-    assert verify(registry.audit()) is None
+    assert registry.verify_audit() is None
     assert [a for a in stage.actions() if a in ("promote", "challenge", "rollback")] == [
         "challenge",
         "promote",
@@ -85,10 +85,9 @@ def test_shuffled_labels_teach_nothing_that_is_promoted() -> None:
 
 def test_poisoned_labels_are_not_promoted() -> None:
     examples = stream(20, turn=2.0)
-    # who can label does so for a while: his fraud is called honest, honest events like it are called fraud
-    old = examples.times < START + 13 * DAY
-    strange = examples.x[:, 1] > 1.5
-    y = np.where(old & strange, 1.0 - examples.y, examples.y)
+    # who can label does so for a while: his fraud is called honest, and honest events of another kind fraud
+    old = examples.times < START + 15 * DAY
+    y = np.where(old, (examples.x[:, 0] < -1.6).astype(np.float64), examples.y)
     poisoned = Examples(examples.x, y, examples.ranks, examples.score, examples.times, examples.known_at)
     why = refused(world(poisoned, label_maturity=2 * DAY))
     assert "not shown to" in why
@@ -96,7 +95,7 @@ def test_poisoned_labels_are_not_promoted() -> None:
 
 def test_a_flood_of_labels_is_doubted() -> None:
     examples = stream(20)
-    flood = examples.times >= START + 14 * DAY
+    flood = examples.times >= START + 16 * DAY
     y = np.where(flood & (examples.x[:, 1] > -0.5), 1.0, examples.y)
     flooded = Examples(examples.x, y, examples.ranks, examples.score, examples.times, examples.known_at)
     assert "prevalence" in refused(world(flooded))
@@ -151,9 +150,10 @@ def test_who_changes_what_is_in_force_ends_the_run() -> None:
     stage = world()
     ask(stage)
     trainer = stage.trainer()
-    while stage.registry.state().challenger is None:
-        trainer.tick()
+    for _ in range(4):
+        assert trainer.tick()
     state = stage.registry.state()
+    assert state.challenger is not None
     stage.registry.set_challenger(None, epoch=state.epoch, reason="not this one", by="ann")
     run = stage.drive(trainer)
     assert run.outcome == "superseded"
