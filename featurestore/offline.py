@@ -6,12 +6,14 @@ by the API. ``docs/offline-store.md`` is the page on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from domain.examples import Examples
 from domain.pipeline import Pipeline
-from featurestore import offline_find
+from featurestore.hot_verdicts_port import VerdictPage, VerdictQuery
 from featurestore.offline_examples import NEVER, ExampleReader
+from featurestore.offline_find import find
+from featurestore.offline_page import page
 from featurestore.offline_port import Appended, ExampleCounts, LogRecord, OfflineUnavailable, Pin, PinGone
 from featurestore.offline_schema import LABELS, VERDICTS, pipeline_columns
 from featurestore.offline_sql import SqlLimits
@@ -80,17 +82,25 @@ class OfflineStore:
         """How many rows, labels and positives :meth:`examples` would give."""
         return self._reader(pin).count(start, stop, as_of)
 
-    def find(self, ids: Sequence[str]) -> dict[str, bytes]:
+    def find(self, ids: Collection[str]) -> dict[str, bytes]:
         """The verdict's JSON, byte for byte as in the topic, of each id that is there.
 
         Of several on one id it is the first not flagged duplicate. Raises OfflineUnavailable.
         """
         snapshot = self.verdicts.snapshot()
-        return {} if snapshot is None else offline_find.find(snapshot, ids)
+        return {} if snapshot is None else find(snapshot, ids)
 
     def get(self, event_id: str) -> bytes | None:
         """The verdict on one event."""
         return self.find([event_id]).get(event_id)
+
+    def page(self, query: VerdictQuery) -> VerdictPage:
+        """Matching verdicts, newest (by ``scored_at``) first, repeats of events included.
+
+        A page may hold fewer than asked for and still have a ``next``. Raises BadCursorError, OfflineUnavailable.
+        """
+        snapshot = self.verdicts.snapshot()
+        return VerdictPage([], None) if snapshot is None else page(snapshot, query)
 
     def _reader(self, pin: Pin) -> ExampleReader:
         return ExampleReader(
