@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
@@ -28,7 +28,7 @@ from stream.kafka import KafkaConnection
 from stream.log_identity import log_identity
 from stream.topics import Topics
 
-__all__ = ["OfflineArchiverMetrics", "OfflineArchiverSettings", "Upkeep", "run_offline_archiver"]
+__all__ = ["OfflineArchiverMetrics", "OfflineArchiverSettings", "run_offline_archiver"]
 
 log = structlog.get_logger(__name__)
 
@@ -86,19 +86,6 @@ class OfflineArchiverMetrics:
         )
 
 
-class Upkeep(Protocol):
-    """What is done between writes; :class:`featurestore.offline_upkeep.Housekeeper` does it."""
-
-    def tick(self) -> None:
-        """Called after each write and while nothing comes; does what is due. Raises Retriable."""
-        ...
-
-
-class _NoUpkeep:
-    def tick(self) -> None:
-        return
-
-
 def run_offline_archiver(
     kafka: KafkaConnection,
     pipeline: str,
@@ -108,11 +95,14 @@ def run_offline_archiver(
     *,
     settings: OfflineArchiverSettings | None = None,
     metrics: OfflineArchiverMetrics | None = None,
-    upkeep: Upkeep | None = None,
+    leads: threading.Event | None = None,
     client_id: str = "tidegate-archiver-offline",
     at: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Archive until ``stop`` is set; what was collected by then is written. ``at`` hears each step (for fault tests).
+    """Archive until ``stop`` is set; what was collected by then is written.
+
+    ``leads`` is set while partition 0 of the verdicts is ours: one process of a deployment, for what only one should
+    do. ``at`` hears each step (for fault tests).
 
     Raises Fatal when Kafka refuses us for good, StateMismatch when a log ends before what the store holds of it.
     """
@@ -128,7 +118,7 @@ def run_offline_archiver(
         clock,
         settings or OfflineArchiverSettings(),
         metrics or OfflineArchiverMetrics(CollectorRegistry()),
-        upkeep or _NoUpkeep(),
+        leads or threading.Event(),
         at,
     )
     try:
@@ -161,17 +151,18 @@ class OfflineArchiver:
         clock: Clock,
         settings: OfflineArchiverSettings,
         metrics: OfflineArchiverMetrics,
-        upkeep: Upkeep,
+        leads: threading.Event,
         at: Callable[[str], None],
     ) -> None:
         self._consumer = consumer
         self._identify = identify
         self._tables = tables
+        self._first = (next(iter(tables)), 0)
         self._stop = stop
         self._clock = clock
         self._settings = settings
         self._metrics = metrics
-        self._upkeep = upkeep
+        self._leads = leads
         self._at = at
         self._logs: dict[str, str] = {}
         self._collected = {topic: _Collected() for topic in tables}
@@ -186,8 +177,6 @@ class OfflineArchiver:
             self._collect([first, *self._consumer.consume(self._settings.rows, 0)])
         if self._due():
             self.write()
-        elif self._since is None:
-            self._tend()
 
     def write(self, *, attempts: int | None = None) -> None:
         """Write what is collected, then tell Kafka. Tries until it works or we shall stop."""
@@ -203,7 +192,6 @@ class OfflineArchiver:
                 wait = min(2 * wait, _LONGEST_WAIT)
             else:
                 self._working()
-                self._tend()
                 return
 
     def assigned(self, _: Any, partitions: Sequence[TopicPartition]) -> None:
@@ -219,11 +207,15 @@ class OfflineArchiver:
             else:
                 self._working()
                 self._consumer.incremental_assign(places)
+                if self._first in {(p.topic, p.partition) for p in partitions}:
+                    self._leads.set()
                 return
 
     def revoked(self, _: Any, partitions: Sequence[TopicPartition]) -> None:
         """Partitions go: whoever gets them reads from where the tables end, so what is collected of them is dropped."""
         gone = {(p.topic, p.partition) for p in partitions}
+        if self._first in gone:
+            self._leads.clear()
         for topic, collected in self._collected.items():
             collected.records = [r for r in collected.records if (topic, r.partition) not in gone]
         if not any(collected.records for collected in self._collected.values()):
@@ -341,13 +333,6 @@ class OfflineArchiver:
         for topic in self._collected:
             self._collected[topic] = _Collected()
         self._since = None
-
-    def _tend(self) -> None:
-        try:
-            self._upkeep.tick()
-        except Retriable as error:
-            self._metrics.failures.inc()
-            log.warning("upkeep_failed", error=str(error))
 
     def _refused(self, error: Retriable, wait: float) -> None:
         self._metrics.failures.inc()
