@@ -26,7 +26,7 @@ from domain.clock import Clock
 from domain.errors import Retriable
 from featurestore.offline import OfflineStore
 from featurestore.offline_port import Pin
-from featurestore.offline_schema import LABELS, VERDICTS, day_of, month_of
+from featurestore.offline_schema import LABELS, day_of, month_of
 from featurestore.offline_table import ROW_GROUP, OfflineTable, answers, properties
 
 __all__ = ["Housekeeper", "UpkeepMetrics", "UpkeepSettings", "compact", "expire", "sort", "vacuum"]
@@ -132,11 +132,11 @@ def sort(table: OfflineTable, settings: UpkeepSettings, now: int, done: set[date
 
 
 def expire(table: OfflineTable, before: int) -> bool:
-    """Delete the rows of events before that day (verdicts) or month (labels); whether there were any.
+    """Delete the rows of events before that day (or month: labels); whether there were any.
 
     Raises OfflineUnavailable.
     """
-    limit = (day_of if table.kind is VERDICTS else month_of)(before)
+    limit = (month_of if table.kind is LABELS else day_of)(before)
     if not any(p.value < limit for p in _partitions(table)):
         return False
     with answers(f"expiring {table.kind.name}"):
@@ -183,7 +183,7 @@ class Housekeeper:
         self._settings = settings
         self._metrics = metrics
         self._pins = pins
-        self._sorted: dict[str, set[date]] = {VERDICTS.name: set(), LABELS.name: set()}
+        self._sorted: dict[str, set[date]] = {table.kind.name: set() for table in store.tables}
 
     def run(self, stop: threading.Event, leads: threading.Event) -> None:
         """Rounds until ``stop`` is set."""
@@ -193,7 +193,7 @@ class Housekeeper:
 
     def round(self) -> None:
         """All that is due now; what fails is logged and due again in the next round."""
-        for table in (self._store.verdicts, self._store.labels):
+        for table in self._store.tables:
             try:
                 self._tend(table)
             except Retriable as error:
@@ -202,7 +202,7 @@ class Housekeeper:
 
     def _tend(self, table: OfflineTable) -> None:
         name, now, settings = table.kind.name, self._clock.now(), self._settings
-        pinned = [getattr(pin, name) for pin in self._pins()]
+        pinned = [getattr(pin, name, -1) for pin in self._pins()]
         done = self._metrics.done
         if settings.keep_rows is not None:
             done.labels(name, "expired").inc(expire(table, now - settings.keep_rows))

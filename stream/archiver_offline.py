@@ -1,4 +1,4 @@
-"""The archiver of the offline store: verdicts and joined labels from their topics into Delta Lake, each exactly once.
+"""The archiver of the offline store: verdicts, joined labels and dead letters into Delta Lake, each exactly once.
 
 A process of its own, and a consumer group of its own, so that the archiver of recent verdicts keeps its latency
 whatever the offline store does. Records are collected for some seconds and written in one commit a table; each
@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -23,7 +24,9 @@ from domain.clock import Clock
 from domain.errors import Fatal, Retriable, StateMismatch
 from featurestore.offline import OfflineStore
 from featurestore.offline_port import LogRecord
+from featurestore.offline_schema import DEAD_LETTERS
 from featurestore.offline_table import OfflineTable
+from stream.dead_letters import HEADER_FIELD, HEADER_REASON
 from stream.kafka import KafkaConnection
 from stream.log_identity import log_identity
 from stream.topics import Topics
@@ -53,7 +56,7 @@ class OfflineArchiverSettings:
 
 
 class OfflineArchiverMetrics:
-    """Metrics, in a registry of the caller's. Table is ``verdicts`` or ``labels``."""
+    """Metrics, in a registry of the caller's. Table is ``verdicts``, ``labels`` or ``dead_letters``."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, text: str) -> Counter:
@@ -107,7 +110,11 @@ def run_offline_archiver(
     Raises Fatal when Kafka refuses us for good, StateMismatch when a log ends before what the store holds of it.
     """
     topics = Topics(pipeline)
-    tables = {topics.verdicts: store.verdicts, topics.labels_joined: store.labels}
+    tables = {
+        topics.verdicts: store.verdicts,
+        topics.labels_joined: store.labels,
+        topics.dead_letters: store.dead_letters,
+    }
     consumer = Consumer(kafka.group_member(client_id, f"{pipeline}.archiver-offline"))
     archiver = OfflineArchiver(
         consumer,
@@ -271,7 +278,8 @@ class OfflineArchiver:
 
     def _keep(self, message: Any) -> None:
         collected = self._collected[message.topic()]
-        value = message.value() or b""
+        letters = self._tables[message.topic()].kind is DEAD_LETTERS
+        value = _letter(message) if letters else message.value() or b""
         if not collected.records:
             collected.oldest = message.timestamp()[1] * 1_000
         collected.records.append(LogRecord(message.partition(), message.offset(), value))
@@ -358,6 +366,23 @@ class OfflineArchiver:
             if self._clock.monotonic() >= until:
                 return True
         return False
+
+
+def _letter(message: Any) -> bytes:
+    """What the table keeps of a dead letter; its headers may be anybody's."""
+    headers = dict(message.headers() or [])
+
+    def text(name: str) -> str | None:
+        value = headers.get(name)
+        return value.decode(errors="replace") if isinstance(value, bytes) else None
+
+    return msgspec.json.encode(
+        {
+            "reason": text(HEADER_REASON) or "unknown",
+            "field": text(HEADER_FIELD),
+            "received_at": message.timestamp()[1] * 1_000,
+        }
+    )
 
 
 _REFUSED = frozenset(
