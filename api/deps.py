@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 
-from api.ports import DryRunner, HotVerdicts, ModelsView, Probe, ScoreGateway, VerdictFeed
+from api.ports import DryRunner, ModelsView, Probe, ScoreGateway, VerdictFeed, VerdictReader
 from domain.clock import Clock, SystemClock
 from domain.codec import EventCodec
 from domain.pipeline import Pipeline
@@ -44,6 +44,7 @@ async def _nothing() -> None:
 class ApiDeps:
     """Ports and settings of one pipeline's API.
 
+    ``hot`` answers questions about verdicts: recent ones, and older ones where there is an offline store.
     ``probes`` are the readiness checks by name (``kafka``, ``redis``). ``start`` and ``close`` run on the
     server's event loop before the first and after the last request; the gateway and the feed belong there.
     """
@@ -53,7 +54,7 @@ class ApiDeps:
     protector: Protector
     gateway: ScoreGateway
     feed: VerdictFeed
-    hot: HotVerdicts
+    hot: VerdictReader
     models: ModelsView
     dry_runner: DryRunner
     registry: CollectorRegistry

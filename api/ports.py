@@ -11,16 +11,16 @@ from typing import Protocol
 import msgspec
 
 from domain.verdict import DecisionName, Verdict
-from featurestore.hot_verdicts_port import HotVerdicts
+from featurestore.reaching_verdicts import VerdictReader
 
 __all__ = [
     "DryRunner",
     "FeedEntry",
-    "HotVerdicts",
     "ModelsView",
     "Probe",
     "ScoreGateway",
     "VerdictFeed",
+    "VerdictReader",
     "WorkerReport",
 ]
 

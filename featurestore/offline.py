@@ -1,4 +1,4 @@
-"""The offline store: all verdicts and joined labels of one pipeline, in two Delta Lake tables.
+"""The offline store: all verdicts, joined labels and dead letters of one pipeline, in Delta Lake tables.
 
 Written exactly once by the archiver (:mod:`stream.archiver_offline`); read by training, by the joiner of labels and
 by the API. ``docs/offline-store.md`` is the page on it.
@@ -6,14 +6,16 @@ by the API. ``docs/offline-store.md`` is the page on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from domain.examples import Examples
 from domain.pipeline import Pipeline
-from featurestore import offline_find
+from featurestore.hot_verdicts_port import VerdictPage, VerdictQuery
 from featurestore.offline_examples import NEVER, ExampleReader
+from featurestore.offline_find import find
+from featurestore.offline_page import page
 from featurestore.offline_port import Appended, ExampleCounts, LogRecord, OfflineUnavailable, Pin, PinGone
-from featurestore.offline_schema import LABELS, VERDICTS, pipeline_columns
+from featurestore.offline_schema import DEAD_LETTERS, LABELS, VERDICTS, pipeline_columns
 from featurestore.offline_sql import SqlLimits
 from featurestore.offline_table import OfflineTable
 
@@ -21,7 +23,7 @@ __all__ = ["NEVER", "LogRecord", "OfflineStore", "OfflineUnavailable", "Pin", "P
 
 
 class OfflineStore:
-    """Tables ``<url>/<pipeline>/verdicts`` and ``…/labels``. Safe to share between threads.
+    """Tables ``<url>/<pipeline>/verdicts``, ``…/labels`` and ``…/dead_letters``. Safe to share between threads.
 
     ``url`` is a folder or an object store (``s3://…``, ``abfss://…``, ``gs://…``), ``options`` what deltalake calls
     storage options. Nothing is opened or created before it is used; without tables everything reads as empty.
@@ -40,6 +42,12 @@ class OfflineStore:
         self._limits = limits or SqlLimits()
         self.verdicts = OfflineTable(f"{base}/verdicts", VERDICTS, pipeline_columns(pipeline), options)
         self.labels = OfflineTable(f"{base}/labels", LABELS, {}, options)
+        self.dead_letters = OfflineTable(f"{base}/dead_letters", DEAD_LETTERS, {}, options)
+
+    @property
+    def tables(self) -> tuple[OfflineTable, ...]:
+        """All tables."""
+        return self.verdicts, self.labels, self.dead_letters
 
     def append_verdicts(self, records: Sequence[LogRecord], log: str) -> Appended:
         """Append records of the topic ``verdicts`` that are not there yet, in one commit.
@@ -86,17 +94,25 @@ class OfflineStore:
         """How many rows, labels and positives :meth:`examples` would give."""
         return self._reader(pin).count(start, stop, as_of)
 
-    def find(self, ids: Sequence[str]) -> dict[str, bytes]:
+    def find(self, ids: Collection[str]) -> dict[str, bytes]:
         """The verdict's JSON, byte for byte as in the topic, of each id that is there.
 
         Of several on one id it is the first not flagged duplicate. Raises OfflineUnavailable.
         """
         snapshot = self.verdicts.snapshot()
-        return {} if snapshot is None else offline_find.find(snapshot, ids)
+        return {} if snapshot is None else find(snapshot, ids)
 
     def get(self, event_id: str) -> bytes | None:
         """The verdict on one event."""
         return self.find([event_id]).get(event_id)
+
+    def page(self, query: VerdictQuery) -> VerdictPage:
+        """Matching verdicts, newest (by ``scored_at``) first, repeats of events included.
+
+        A page may hold fewer than asked for and still have a ``next``. Raises BadCursorError, OfflineUnavailable.
+        """
+        snapshot = self.verdicts.snapshot()
+        return VerdictPage([], None) if snapshot is None else page(snapshot, query)
 
     def _reader(self, pin: Pin) -> ExampleReader:
         return ExampleReader(

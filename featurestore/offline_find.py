@@ -1,32 +1,26 @@
-"""Single verdicts out of the offline store: by id, and listed newest first.
+"""Single verdicts out of the offline store, by the ids of their events.
 
-By id: days are sorted by a hash of the id (:mod:`featurestore.offline_upkeep`), so one group of rows of each file may
-hold it, and the file's footer says which. A first pass over the narrow columns says where the verdict is, a second
-one fetches it, as its JSON is a hundred times as wide.
-
-Listed: by ``scored_at``, of which the table's log knows each file's minimum and maximum; files are looked at from the
-newest on until no other one can hold what belongs on the page.
+Days are sorted by a hash of the id (:mod:`featurestore.offline_upkeep`), so one group of rows of each file may hold it,
+and the file's footer says which. A first pass over the narrow columns says where the verdict is, a second one
+fetches it, as its JSON is a hundred times as wide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from featurestore.hot_verdicts_port import VerdictPage, VerdictQuery
 from featurestore.offline_schema import id_hash
 from featurestore.offline_table import Snapshot, answers
 
-__all__ = ["find", "page"]
+__all__ = ["among", "find"]
 
-_FILES_PER_PAGE = 24
-"""Files looked at for one page: bounds its time. A page may hold fewer than asked for; its cursor goes on."""
 _IDS_PER_PASS = 1_000
 """Ids looked for at once: bounds the length of the condition."""
 _PLACE = ["id", "day", "duplicate", "scored_at", "partition", "offset"]
 
 
-def find(snapshot: Snapshot, ids: Sequence[str]) -> dict[str, bytes]:
+def find(snapshot: Snapshot, ids: Collection[str]) -> dict[str, bytes]:
     """The verdict's JSON of each id that is there; of several the first that is no duplicate.
 
     Raises OfflineUnavailable.
@@ -41,14 +35,14 @@ def find(snapshot: Snapshot, ids: Sequence[str]) -> dict[str, bytes]:
 def _find(snapshot: Snapshot, ids: Sequence[str]) -> dict[str, bytes]:
     wanted = {event_id: id_hash(event_id) for event_id in ids}
     best: dict[str, dict[str, Any]] = {}
-    for place in _rows(snapshot, _PLACE, _among("id_hash", wanted.values())):
+    for place in _rows(snapshot, _PLACE, among("id_hash", wanted.values())):
         event_id = place["id"]
         if event_id in wanted and (event_id not in best or _rank(place) < _rank(best[event_id])):
             best[event_id] = place
     if not best:
         return {}
     days = {f"DATE '{place['day']}'" for place in best.values()}
-    where = f"{_among('day', days)} AND {_among('id_hash', [wanted[i] for i in best])}"
+    where = f"{among('day', days)} AND {among('id_hash', [wanted[i] for i in best])}"
     return {
         row["id"]: row["verdict"]
         for row in _rows(snapshot, [*_PLACE, "verdict"], where)
@@ -67,10 +61,6 @@ def _rank(place: Mapping[str, Any]) -> tuple[Any, ...]:
     return place["duplicate"], place["scored_at"], place["partition"], place["offset"]
 
 
-def _among(column: str, values: Iterable[object]) -> str:
+def among(column: str, values: Iterable[object]) -> str:
+    """SQL: the column's value is one of ``values`` (numbers, or SQL themselves)."""
     return f"{column} IN ({', '.join(sorted(map(str, values)))})"
-
-
-def page(snapshot: Snapshot, query: VerdictQuery) -> VerdictPage:
-    """Matching verdicts, newest first. Raises BadCursorError, OfflineUnavailable."""
-    raise NotImplementedError

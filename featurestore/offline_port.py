@@ -1,11 +1,9 @@
-"""The offline store's records and errors, and the port through which others look verdicts up."""
+"""The offline store's records and errors."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from domain.errors import Fatal, Retriable
 
@@ -16,7 +14,6 @@ __all__ = [
     "OfflineUnavailable",
     "Pin",
     "PinGone",
-    "VerdictFinder",
 ]
 
 
@@ -87,14 +84,3 @@ class ExampleCounts:
     rows: int
     labelled: int
     positive: int
-
-
-class VerdictFinder(Protocol):
-    """Looks verdicts up by the ids of their events."""
-
-    def find(self, ids: Sequence[str]) -> dict[str, bytes]:
-        """The verdict's JSON, byte for byte as in the topic, of each id that is there.
-
-        Of several on one id it is the first not flagged duplicate. Raises Retriable.
-        """
-        ...

@@ -1,4 +1,4 @@
-"""Columns of the offline store's two tables, and verdicts and joined labels as rows of them.
+"""Columns of the offline store's tables, and the records of the topics as rows of them.
 
 Times are int64 microseconds since 1970 (UTC): exact, and so are their minima and maxima in the table's log, which
 keeps timestamps to the millisecond only. ``day`` (of the event) and ``month`` (likewise) are the Delta partitions.
@@ -25,6 +25,7 @@ from domain.verdict import DecisionName, DetectorOutput, Flag, Source
 from featurestore.offline_port import LogRecord
 
 __all__ = [
+    "DEAD_LETTERS",
     "LABELS",
     "VERDICTS",
     "TableKind",
@@ -239,10 +240,52 @@ class _Labels(TableKind):
         }
 
 
+class _Letter(msgspec.Struct, gc=False):
+    reason: str
+    received_at: _Int
+    field: str | None = None
+
+
+class _DeadLetters(TableKind):
+    def __init__(self) -> None:
+        super().__init__(
+            "dead_letters",
+            "day",
+            ("received_at", "offset"),
+            [
+                ("day", pa.date32()),
+                ("received_at", pa.int64()),
+                ("partition", pa.int32()),
+                ("offset", pa.int64()),
+                ("reason", pa.string()),
+                ("field", pa.string()),
+            ],
+            "received_at",
+        )
+        self._decode = msgspec.json.Decoder(_Letter).decode
+
+    def row(self, record: LogRecord) -> dict[str, Any] | None:
+        try:
+            letter = self._decode(record.value)
+            day = day_of(letter.received_at)
+        except (msgspec.DecodeError, UnicodeError, RecursionError, ValueError, OverflowError):
+            return None
+        return {
+            "day": day,
+            "received_at": letter.received_at,
+            "partition": record.partition,
+            "offset": record.offset,
+            "reason": letter.reason,
+            "field": letter.field,
+        }
+
+
 VERDICTS: TableKind = _Verdicts()
 """One row per verdict, repeats of events included. ``partition`` and ``offset`` are the event's."""
 LABELS: TableKind = _Labels()
 """One row per change of an event's label. ``partition`` and ``offset`` are the record's in ``labels.joined``."""
+DEAD_LETTERS: TableKind = _DeadLetters()
+"""One row per dead letter: when, why and which field, never what was in it (that stays in the topic)."""
 
 
 def pipeline_columns(pipeline: Pipeline) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import duckdb
 
 from domain.errors import Fatal
+from featurestore.offline_port import OfflineUnavailable, PinGone
 
 __all__ = ["SqlLimits", "connected"]
 
@@ -29,7 +30,7 @@ class SqlLimits:
 def connected(limits: SqlLimits, sources: Mapping[str, Any]) -> Iterator[Any]:
     """A DuckDB connection with a view for each of ``sources`` (anything of Arrow). Nothing else can be read.
 
-    Raises Fatal when a query needs more than the limits and the disk give.
+    Raises Fatal when a query needs more than the limits and the disk give, PinGone, OfflineUnavailable.
     """
     spill = Path(tempfile.gettempdir()) / f"tidegate-duckdb-{os.getpid()}"
     connection = duckdb.connect(
@@ -50,6 +51,16 @@ def connected(limits: SqlLimits, sources: Mapping[str, Any]) -> Iterator[Any]:
         raise Fatal(
             f"a query of the offline store needs more than {limits.memory_mb} MB: {error}",
             remedy="ask for a shorter range or a smaller share of it, or free disk space in the temporary folder",
+        ) from error
+    except duckdb.Error as error:
+        if "not found" in str(error):
+            raise PinGone(
+                f"files of a pinned version are gone: {error}",
+                remedy="pin the present version; vacuum keeps files for TIDEGATE_OFFLINE_VERSION_DAYS",
+            ) from error
+        raise OfflineUnavailable(
+            f"The offline store failed while rows were read: {error}",
+            remedy="check TIDEGATE_OFFLINE_URL, the rights on it, and the disk or object store behind it",
         ) from error
     finally:
         connection.close()

@@ -107,6 +107,17 @@ class OfflineTable:
                 return None
             return self._older(version)
 
+    def opened(self) -> DeltaTable | None:
+        """A handle of the caller's own, for upkeep beside reading and writing; None while there is no table.
+
+        Raises OfflineUnavailable.
+        """
+        with answers(f"opening {self.kind.name}"):
+            try:
+                return DeltaTable(self.url, storage_options=self._options)
+            except TableNotFoundError:
+                return None
+
     def version(self) -> int:
         """The newest version, -1 while there is no table."""
         with self._lock, answers(f"opening {self.kind.name}"):

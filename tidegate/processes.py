@@ -25,6 +25,7 @@ from domain.pipeline import Pipeline
 from featurestore.hot_verdicts import RedisHotVerdicts
 from featurestore.hot_verdicts_port import HotLimits
 from featurestore.online import RedisStateStore
+from featurestore.reaching_verdicts import ReachingVerdicts
 from featurestore.redis_client import connect
 from featurestore.worker_reports import WorkerReports
 from scoring.dry_run import StateDryRunner
@@ -36,6 +37,7 @@ from stream.topics import Topics, partition_of, partitions_of
 from stream.worker import WorkerConfig, WorkerParts, run_worker
 from stream.worker_metrics import WorkerMetrics
 from tidegate.loading import load
+from tidegate.offline import offline_store
 from tidegate.settings import Settings
 from tidegate.version import CODE_VERSION
 from tidegate.warm import warm_up
@@ -171,7 +173,7 @@ def api(settings: Settings, stop: threading.Event) -> None:
         protector=protector,
         gateway=gateway,
         feed=feed,
-        hot=hot,
+        hot=ReachingVerdicts(hot, offline_store(settings, pipeline)),
         models=_ReportedModels(WorkerReports(client, pipeline.name)),
         dry_runner=StateDryRunner(
             pipeline,

@@ -70,6 +70,24 @@ class Settings(BaseSettings):
     hot_hours: float = Field(default=24.0, gt=0, description="How long verdicts can be asked for.")
     hot_verdicts: int = Field(default=1_000_000, ge=1_000, description="How many verdicts can be asked for.")
 
+    offline_url: str | None = Field(
+        default=None,
+        description="Where the offline store lies: a folder, or an object store (s3://, abfss://, gs://). "
+        "Default: the folder offline in TIDEGATE_STATE_DIR.",
+    )
+    offline_options: dict[str, str] = Field(
+        default_factory=dict, repr=False, description="JSON with deltalake's storage options, such as keys."
+    )
+    offline_seconds: float = Field(
+        default=10.0, gt=0, description="How often collected verdicts and labels go to the offline store."
+    )
+    offline_days: float | None = Field(
+        default=None, gt=0, description="Events older than this leave the offline store; none: they stay."
+    )
+    offline_version_days: float = Field(
+        default=30.0, gt=0, description="How long old versions of the offline store can be read."
+    )
+
     @property
     def state_bytes(self) -> int:
         """What ``memory_mb`` leaves for entity state."""

@@ -106,8 +106,9 @@ class Stack:
                 "TIDEGATE_KAFKA_BOOTSTRAP": self.broker.bootstrap,
                 "TIDEGATE_REDIS_URL": redis.url,
                 "TIDEGATE_WORKER_ID": "worker-1",
+                "TIDEGATE_OFFLINE_URL": str((config.directory / "offline").resolve()),
             }
-            for name in ("worker", "archiver", "api"):
+            for name in ("worker", "archiver", "archiver-offline", "api"):
                 port = config.api_port if name == "api" else 0
                 process = _Process(name, config.directory / name, environment, port)
                 self._processes.append(self._exit.enter_context(process))

@@ -13,12 +13,12 @@ from rich.table import Table
 from featurestore.online import RedisStateStore
 from featurestore.redis_client import connect
 from stream.topics import create_topics
-from tidegate import processes
+from tidegate import offline, processes
 from tidegate.doctor import examine
 from tidegate.loading import load
 from tidegate.settings import Settings
 
-__all__ = ["api", "archiver", "doctor", "state_app", "topics_app", "worker"]
+__all__ = ["api", "archiver", "archiver_offline", "doctor", "state_app", "topics_app", "worker"]
 
 topics_app = typer.Typer(help="The pipeline's Kafka topics.", no_args_is_help=True)
 state_app = typer.Typer(help="The online state in Redis.", no_args_is_help=True)
@@ -48,6 +48,14 @@ def archiver(pipeline: PipelineOption = None) -> None:
     Example: tidegate archiver --pipeline examples/payments/pipeline.yaml
     """
     processes.archiver(_settings(pipeline), processes.stop_on_signals())
+
+
+def archiver_offline(pipeline: PipelineOption = None) -> None:
+    """Keep all verdicts and labels in the offline store (Delta Lake).
+
+    Example: TIDEGATE_OFFLINE_URL=/data/offline tidegate archiver-offline
+    """
+    offline.archiver_offline(_settings(pipeline), processes.stop_on_signals())
 
 
 def api(pipeline: PipelineOption = None) -> None:

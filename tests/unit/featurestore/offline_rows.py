@@ -8,10 +8,9 @@ from typing import Any
 import msgspec
 
 from domain.label_codec import JoinedLabel
-from domain.pipeline import DetectorSpec, Pipeline, ValueFeature
+from domain.pipeline import Decision, DetectorSpec, EventSpec, Field, FieldType, Pipeline, ValueFeature
 from domain.verdict import DecisionName, DetectorOutput, Flag, Source, Verdict, Versions
 from featurestore.offline_port import LogRecord
-from tests.unit.featurestore.harness import pipeline_of
 
 __all__ = ["DAY", "LOG", "NOON", "label", "scored", "small", "verdict_of"]
 
@@ -22,11 +21,29 @@ LOG = "small.verdicts/1"
 _VERSIONS = Versions(code="0.1", pipeline=1, pipeline_digest="d", models={})
 
 
-def small(*features: str) -> Pipeline:
-    """A pipeline with these features and the detectors hst and forest."""
-    values = tuple(ValueFeature(name=name, field="amount") for name in features)
-    detectors = tuple(DetectorSpec(name=n, kind="half_space_trees") for n in ("hst", "forest"))
-    return msgspec.structs.replace(pipeline_of([]), name="small", features=values, detectors=detectors)
+def small(*features: str, name: str = "small") -> Pipeline:
+    """A pipeline with these features, the detectors hst and forest, and the key entity account."""
+    return Pipeline(
+        name=name,
+        version=1,
+        event=EventSpec(
+            id="id",
+            time="time",
+            key="account",
+            max_lateness=0,
+            max_future=0,
+            dedupe_window=0,
+            fields=(
+                Field(name="id", type=FieldType.STRING, source="id"),
+                Field(name="time", type=FieldType.TIMESTAMP, source="time"),
+                Field(name="account", type=FieldType.STRING, source="account"),
+                Field(name="amount", type=FieldType.NUMBER, source="amount"),
+            ),
+        ),
+        features=tuple(ValueFeature(name=feature, field="amount") for feature in features),
+        detectors=tuple(DetectorSpec(name=n, kind="half_space_trees") for n in ("hst", "forest")),
+        decision=Decision(),
+    )
 
 
 def verdict_of(
