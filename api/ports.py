@@ -12,10 +12,12 @@ import msgspec
 
 from domain.verdict import DecisionName, Verdict
 from featurestore.reaching_verdicts import VerdictReader
+from lifecycle.registry import ModelRegistry
 
 __all__ = [
     "DryRunner",
     "FeedEntry",
+    "ModelRegistry",
     "ModelsView",
     "Probe",
     "ScoreGateway",
@@ -76,7 +78,11 @@ class VerdictFeed(Protocol):
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What one worker runs. ``reported_at`` is UTC microseconds; ``models`` maps detectors to versions."""
+    """What one worker runs. ``reported_at`` is UTC microseconds; ``models`` maps detectors to versions.
+
+    ``epoch`` is the newest state of the model registry that it has seen (0: none), ``champion`` and ``challenger`` what
+    it runs of it, ``refused`` (version to reason) what it does not take.
+    """
 
     worker: str
     reported_at: int
@@ -85,6 +91,10 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
     pipeline: int
     pipeline_digest: str
     models: dict[str, str]
+    epoch: int = 0
+    champion: str | None = None
+    challenger: str | None = None
+    refused: dict[str, str] = {}
 
 
 class ModelsView(Protocol):

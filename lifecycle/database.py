@@ -22,7 +22,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from domain.errors import Fatal, RegistryUnavailable, ServiceMissing
 
-__all__ = ["Database"]
+__all__ = ["Database", "usable_url"]
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x7469_6465_6761_7465
@@ -36,7 +36,7 @@ class Database:
     """Connections to one database. Raises Fatal for a URL that can not be used, RegistryUnavailable."""
 
     def __init__(self, url: str) -> None:
-        self._url = _usable(url)
+        self._url = usable_url(url)
         self.shown = self._url.render_as_string(hide_password=True)
         self._engine = _engine(self._url)
         self._writer = self._engine.execution_options(tidegate_write=True)
@@ -105,7 +105,8 @@ class Database:
                     ) from error
 
 
-def _usable(url: str) -> URL:
+def usable_url(url: str) -> URL:
+    """``url`` as it is connected to, without connecting. Raises Fatal, which never shows a password."""
     try:
         parsed = make_url(url)
     except ArgumentError:

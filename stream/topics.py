@@ -51,6 +51,8 @@ REPLY_RETENTION_MS = 600_000
 """Nobody waits longer than 30 s for a reply; ten minutes leave room to look at one while debugging."""
 REPLY_SEGMENT_MS = 300_000
 """Retention only deletes closed segments, so they must close well before it."""
+MODELS_SEGMENT_BYTES = 64 * 1024 * 1024
+"""Compaction never touches the open segment; the default would keep a gigabyte of former models."""
 
 _CREATE_SECONDS = 30.0
 """A cold KRaft controller takes a few seconds to place partitions; more than this is an outage."""
@@ -110,6 +112,11 @@ class Topics:
     def label_dead_letters(self) -> str:
         """Records of ``labels.joined`` that no feature can count, with their reason."""
         return f"{self.pipeline}.labels.joined.dlq"
+
+    @property
+    def models(self) -> str:
+        """Which trained models are in force, and their bytes; compacted, one partition."""
+        return f"{self.pipeline}.models"
 
 
 def partition_of(key: bytes, count: int) -> int:
@@ -189,6 +196,8 @@ def _wanted(names: Topics, count: int, replication: int, replies: int) -> list[N
     short = {"retention.ms": str(REPLY_RETENTION_MS), "segment.ms": str(REPLY_SEGMENT_MS)}
     # never deleted by age: a forgotten entry would let its letter go twice
     kept = {"cleanup.policy": "compact"}
+    # what was in force once is soon cleaned away: a worker reads all that is there when it starts
+    models = {**big, **kept, "segment.bytes": str(MODELS_SEGMENT_BYTES), "min.cleanable.dirty.ratio": "0.1"}
     plan: list[tuple[str, int, dict[str, str]]] = [
         (names.events, count, events),
         (names.dead_letters, count, letters),
@@ -199,6 +208,7 @@ def _wanted(names: Topics, count: int, replication: int, replies: int) -> list[N
         (names.labels, count, {}),
         (names.labels_joined, count, {}),
         (names.label_dead_letters, count, letters),
+        (names.models, 1, models),
     ]
     return [NewTopic(n, num_partitions=c, replication_factor=replication, config=o) for n, c, o in plan]
 
@@ -235,6 +245,7 @@ def _await_topics(admin: AdminClient, names: Topics) -> dict[str, int]:
         names.labels,
         names.labels_joined,
         names.label_dead_letters,
+        names.models,
     }  # fmt: skip
     deadline = time.monotonic() + _CREATE_SECONDS
     while True:

@@ -28,15 +28,18 @@ from featurestore.online import RedisStateStore
 from featurestore.reaching_verdicts import ReachingVerdicts
 from featurestore.redis_client import connect
 from featurestore.worker_reports import WorkerReports
+from lifecycle.registry import ModelRegistry
 from scoring.dry_run import StateDryRunner
 from scoring.verdicts import VerdictEncoder
 from stream.archiver import ArchiverMetrics, run_archiver
 from stream.feed import KafkaVerdictFeed
 from stream.gateway import KafkaScoreGateway
+from stream.models_topic import publish
 from stream.topics import Topics, partition_of, partitions_of
 from stream.worker import WorkerConfig, WorkerParts, run_worker
 from stream.worker_metrics import WorkerMetrics
 from tidegate.loading import load
+from tidegate.model_registry import RegistryWhenNeeded
 from tidegate.offline import offline_store
 from tidegate.settings import Settings
 from tidegate.version import CODE_VERSION
@@ -158,6 +161,7 @@ def api(settings: Settings, stop: threading.Event) -> None:
     gateway = KafkaScoreGateway(conf, pipeline.name, f"{settings.worker_id}:{settings.api_port}")
     feed = KafkaVerdictFeed(conf, pipeline.name)
     hot = _hot(settings, pipeline)
+    registry = RegistryWhenNeeded(settings.database(), pipeline.name, SystemClock())
 
     async def start() -> None:
         await gateway.start()
@@ -166,6 +170,7 @@ def api(settings: Settings, stop: threading.Event) -> None:
     async def close() -> None:
         await feed.close()
         await gateway.close()
+        registry.close()
 
     deps = ApiDeps(
         pipeline=pipeline,
@@ -185,12 +190,18 @@ def api(settings: Settings, stop: threading.Event) -> None:
             partition_of=partition_of,
         ),
         registry=CollectorRegistry(),
+        model_registry=registry,
+        publish_models=lambda: _publish_models(settings, registry()),
         probes={"kafka": lambda: _ask_kafka(admin, topics.events), "redis": hot.ping},
         start=start,
         close=close,
     )
     log.info("API starts", host=settings.api_host, port=settings.api_port)
     serve(create_app(deps), settings.api_host, settings.api_port, stop=stop)
+
+
+def _publish_models(settings: Settings, registry: ModelRegistry) -> None:
+    publish(settings.kafka(), registry.pipeline, registry)
 
 
 def _ask_kafka(admin: AdminClient, topic: str) -> None:

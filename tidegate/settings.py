@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from domain.errors import Fatal
 from domain.privacy import Protector
+from lifecycle.model_keys import ModelKey, TrustedKeys
 from stream.kafka import KafkaConnection
 
 __all__ = ["Settings"]
@@ -48,6 +52,18 @@ class Settings(BaseSettings):
     state_dir: Path = Field(
         default=Path("~/.local/state/tidegate"),
         description="Files of a single machine: generated key, embedded services.",
+    )
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="Database of models: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME; default: a file in "
+        "state_dir.",
+    )
+    model_key: SecretStr | None = Field(
+        default=None, description="Private key under which models are signed: 64 hexadecimal digits."
+    )
+    model_trusted: str = Field(
+        default="",
+        description="Public keys (64 hexadecimal digits each, commas between) of those whose trained models are run.",
     )
     api_host: str = Field(
         default="127.0.0.1", description="Address of the API; loopback, as it has no authentication yet."
@@ -111,16 +127,43 @@ class Settings(BaseSettings):
                 remedy="openssl rand -hex 32, the same for all processes of a deployment",
             ) from error
 
+    def database(self) -> str:
+        """URL of the database of models."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.state_dir.expanduser() / 'tidegate.sqlite'}"
+
+    def signing_key(self) -> ModelKey:
+        """Signs models; without a configured key, one kept in ``state_dir``. Raises Fatal when it is no key."""
+        if self.model_key is not None:
+            return ModelKey.parse(self.model_key.get_secret_value())
+        made = self._machine_file("model.key", lambda: ModelKey.generate().secret(), "TIDEGATE_MODEL_KEY")
+        return ModelKey.parse(made, "model.key in TIDEGATE_STATE_DIR")
+
+    def trusted_models(self) -> TrustedKeys:
+        """Whose models are run; without configured keys, those signed on this machine. Raises Fatal."""
+        if self.model_trusted.strip():
+            return TrustedKeys.parse(self.model_trusted)
+        return TrustedKeys.parse(self.signing_key().public)
+
     def _machine_key(self) -> bytes:
-        path = self.state_dir.expanduser() / "privacy.key"
+        return self._machine_file(
+            "privacy.key", lambda: secrets.token_hex(16), "TIDEGATE_PRIVACY_KEY"
+        ).encode()
+
+    def _machine_file(self, name: str, make: Callable[[], str], setting: str) -> str:
+        """A secret kept in ``state_dir``; made when it is asked for first, by whoever is first."""
+        path = self.state_dir.expanduser() / name
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            with path.open("x") as file:
-                path.chmod(0o600)
-                file.write(secrets.token_hex(16))
-            log.info(
-                "made a privacy key for this machine; set TIDEGATE_PRIVACY_KEY in a cluster", path=str(path)
-            )
-        except FileExistsError:
-            pass
-        return path.read_text().strip().encode()
+        if not path.exists():
+            # whole or not at all: another process may read it at this moment
+            with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{name}-") as file:
+                file.write(make())
+                file.flush()
+                try:
+                    os.link(file.name, path)
+                except FileExistsError:
+                    pass
+                else:
+                    log.info(f"made a {name} for this machine; set {setting} in a cluster", path=str(path))
+        return path.read_text().strip()

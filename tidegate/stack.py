@@ -83,6 +83,7 @@ class Stack:
         self.broker: Broker
         self.api_url = ""
         self.redis_url = ""
+        self.database_url = f"sqlite:///{config.directory.resolve() / 'tidegate.sqlite'}"
 
     def __enter__(self) -> Stack:
         config = self._config
@@ -107,6 +108,8 @@ class Stack:
                 "TIDEGATE_REDIS_URL": redis.url,
                 "TIDEGATE_WORKER_ID": "worker-1",
                 "TIDEGATE_OFFLINE_URL": str((config.directory / "offline").resolve()),
+                # beside the broker's data: the topic of models and the registry count the same epochs
+                "TIDEGATE_DATABASE_URL": self.database_url,
             }
             for name in ("worker", "archiver", "archiver-offline", "api"):
                 port = config.api_port if name == "api" else 0
