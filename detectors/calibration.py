@@ -48,10 +48,11 @@ class Calibrator:
         return result
 
     def learn(self, examples: Examples, now: int) -> None:
-        """Remember scores given to labelled events; fit when due."""
-        said = examples.take(np.flatnonzero(~np.isnan(examples.score)))
+        """Remember scores that the ensemble gave to labelled events; fit when due."""
+        own = examples.score if examples.own is None else examples.own
+        said = np.flatnonzero(~np.isnan(own))
         if len(said):
-            self._memory.add(said.score[:, None], said.y)
+            self._memory.add(own[said][:, None], examples.y[said])
         if self._memory.positives < MIN_POSITIVES or not self._memory.negatives:
             return
         if self._fitted_at >= 0 and now < self._fitted_at + DAY:

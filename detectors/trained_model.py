@@ -64,7 +64,7 @@ def placed(ordered: Floats, values: Floats) -> Floats:
     return out
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Member:
     """One part that learned from labels.
 
@@ -125,7 +125,7 @@ class Member:
         return Member(name, kind, columns, _sorted(state, "ordered"), scorer, params)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainedModel:
     """Members, what each of the ranks is worth, and two maps: to the score, and to the probability.
 
@@ -149,6 +149,12 @@ class TrainedModel:
     def version(self) -> str:
         """Hash of all of it: the same training gives the same version."""
         return f"m-{hashlib.sha256(self.pack()).hexdigest()[:12]}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TrainedModel) and self.version == other.version
+
+    def __hash__(self) -> int:
+        return hash(self.version)
 
     @property
     def worth(self) -> dict[str, float]:

@@ -18,7 +18,7 @@ from confluent_kafka import Consumer
 from domain.errors import EventRejected, Fatal
 from domain.label_codec import JoinedLabel, LabelCodec
 from domain.pipeline import Pipeline
-from domain.verdict import Flag
+from domain.verdict import Flag, ModelRole
 from lifecycle.label_import import ImportPlan, LabelledEvent, Present, decide, plan_import, records
 from lifecycle.label_rows import Told
 from stream.kafka import KafkaConnection
@@ -32,6 +32,10 @@ BATCH = 1_000
 """Changes per transaction: few enough that a failed one costs little, enough that commits do not dominate."""
 
 
+class _Score(msgspec.Struct, frozen=True, gc=False):
+    score: float | None = None
+
+
 class _Heard(msgspec.Struct, frozen=True, gc=False):
     """The part of a verdict that labels need; decoding no more than that is several times as fast."""
 
@@ -42,6 +46,7 @@ class _Heard(msgspec.Struct, frozen=True, gc=False):
     features: msgspec.Raw = msgspec.Raw(b"null")
     detectors: msgspec.Raw = msgspec.Raw(b"null")
     score: float | None = None
+    models: dict[str, _Score] | None = None
 
 
 class _Rank(msgspec.Struct, frozen=True, gc=False):
@@ -52,7 +57,9 @@ def _said(verdict: _Heard) -> bytes:
     """What the verdict said, as JSON of :class:`domain.label_codec.Said`."""
     said = msgspec.json.decode(verdict.detectors, type=dict[str, _Rank])
     ranks = {name: one.rank for name, one in said.items()}
-    record = {"features": verdict.features, "ranks": ranks, "score": verdict.score}
+    record: dict[str, Any] = {"features": verdict.features, "ranks": ranks, "score": verdict.score}
+    if verdict.models is not None:
+        record["own"] = verdict.models[ModelRole.OWN].score
     return msgspec.json.encode(record)
 
 

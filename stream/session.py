@@ -20,6 +20,7 @@ from domain.errors import Fatal, Retriable, StateFenced, StoreUnavailable
 from domain.label_codec import LabelCodec
 from featurestore.tables import FeatureTables
 from scoring.engine import PartitionScorer
+from scoring.models_in_use import NO_MODELS
 from stream.committer import Committer, Outcome, StateWrites
 from stream.label_feed import LabelFeed
 from stream.micro_batch import MicroBatcher
@@ -49,6 +50,12 @@ class Session:
         self._config = config
         self._parts = parts
         self._topics = Topics(parts.pipeline.name)
+        self._models = NO_MODELS
+        if parts.models is not None:
+            # before the first event: a worker that starts runs what is in force, not what was before
+            parts.models.begin()
+            parts.models.poll()
+            self._models = parts.models.models
         client_id = f"tidegate-{parts.pipeline.name}-{config.worker_id}"
         self._owner = client_id
         self._outbox = Outbox(
@@ -107,6 +114,7 @@ class Session:
         """Score until ``stop`` is set. Raises Retriable when everything has to start afresh, or Fatal."""
         while not stop.is_set():
             try:
+                self._follow_models()
                 messages = self._poll()
                 if messages:
                     self._handle(messages)
@@ -148,6 +156,18 @@ class Session:
                 self._labels.close()
 
     # -- micro-batches
+
+    def _follow_models(self) -> None:
+        """Between two batches: what is scored from here on is scored by the models that are in force now."""
+        follower = self._parts.models
+        if follower is None or not follower.poll():
+            return
+        self._models = follower.models
+        for task in self._tasks.values():
+            task.scorer.models = self._models
+        self._parts.metrics.model_swaps.inc()
+        self._parts.at("models_changed")
+        self._next_report = 0.0
 
     def _poll(self) -> list[Any]:
         first = self._consumer.poll(IDLE_SECONDS)
@@ -342,7 +362,11 @@ class Session:
         started = clock.monotonic()
         self._drop(partition)
         scorer = PartitionScorer(
-            self._parts.pipeline, partition, tables=self._tables, fetch=self._parts.store.load_entities
+            self._parts.pipeline,
+            partition,
+            tables=self._tables,
+            fetch=self._parts.store.load_entities,
+            models=self._models,
         )
         committed, note = self._progress.committed(self._topics.events, partition)
         labels, _ = (

@@ -21,13 +21,13 @@ def line_model(
     ``own`` is the weight that the pipeline's detectors have together.
     """
     params = {"min_labels": 2, "min_positive": 1}
-    scorer = Logistic(("0",), seed=0, min_labels=2, min_positive=1)
+    column = np.array([pipeline.feature_names.index(feature)])
+    scorer = Logistic((str(column[0]),), seed=0, min_labels=2, min_positive=1)
     values: Floats = np.linspace(low, high, 400)[:, None]
     order = np.random.default_rng(3).permutation(400)
     y = (values[:, 0] > low + 0.8 * (high - low)).astype(np.float64)
     scorer.learn_labels(values[order], y[order], np.zeros(400, dtype=np.int64), 0)
     ordered = np.sort(scorer.score(values))
-    column = np.array([pipeline.feature_names.index(feature)])
     detectors = len(pipeline.detectors)
     weights = np.array([own / max(detectors, 1)] * detectors + [1.0 - own])
     features, declared = inputs_of(pipeline)

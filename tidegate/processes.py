@@ -28,12 +28,16 @@ from featurestore.online import RedisStateStore
 from featurestore.reaching_verdicts import ReachingVerdicts
 from featurestore.redis_client import connect
 from featurestore.worker_reports import WorkerReports
+from lifecycle.artefact import unseal
+from lifecycle.model_keys import TrustedKeys
 from lifecycle.registry import ModelRegistry
 from scoring.dry_run import StateDryRunner
+from scoring.models_in_use import ModelsInUse
 from scoring.verdicts import VerdictEncoder
 from stream.archiver import ArchiverMetrics, run_archiver
 from stream.feed import KafkaVerdictFeed
 from stream.gateway import KafkaScoreGateway
+from stream.models_follower import ModelsFollower
 from stream.models_topic import publish
 from stream.topics import Topics, partition_of, partitions_of
 from stream.worker import WorkerConfig, WorkerParts, run_worker
@@ -80,6 +84,7 @@ def worker(settings: Settings, stop: threading.Event, *, at: Callable[[str], Non
         log.warning("redis", warning=warning)
     reports = WorkerReports(client, pipeline.name)
     metrics = WorkerMetrics(CollectorRegistry())
+    models = _follower(settings, pipeline, f"tidegate-{pipeline.name}-{settings.worker_id}-models")
     parts = WorkerParts(
         kafka=settings.kafka(),
         pipeline=pipeline,
@@ -90,6 +95,7 @@ def worker(settings: Settings, stop: threading.Event, *, at: Callable[[str], Non
         clock=SystemClock(),
         metrics=metrics,
         at=at,
+        models=models,
     )
     config = WorkerConfig(
         worker_id=settings.worker_id,
@@ -109,9 +115,21 @@ def worker(settings: Settings, stop: threading.Event, *, at: Callable[[str], Non
     try:
         run_worker(config, parts, stop)
     finally:
+        models.close()
         with suppress(StoreUnavailable):  # then the report expires by itself
             reports.remove(settings.worker_id)
     log.info("worker stopped")
+
+
+def _follower(settings: Settings, pipeline: Pipeline, client_id: str) -> ModelsFollower:
+    """Follows the models in force; takes those that somebody trusted has signed for this pipeline."""
+    trusted = TrustedKeys.parse(settings.model_trusted)
+
+    def opened(sealed: bytes) -> bytes:
+        _, model = unseal(sealed, trusted, pipeline=pipeline.name)
+        return model
+
+    return ModelsFollower(settings.kafka(), pipeline, opened, SystemClock(), client_id=client_id)
 
 
 class _ReportedModels:
@@ -160,6 +178,7 @@ def api(settings: Settings, stop: threading.Event) -> None:
     client = connect(settings.redis_url.get_secret_value())
     gateway = KafkaScoreGateway(conf, pipeline.name, f"{settings.worker_id}:{settings.api_port}")
     feed = KafkaVerdictFeed(conf, pipeline.name)
+    models = _follower(settings, pipeline, f"tidegate-api-{settings.worker_id}-models")
     hot = _hot(settings, pipeline)
     registry = RegistryWhenNeeded(settings.database(), pipeline.name, SystemClock())
 
@@ -171,6 +190,7 @@ def api(settings: Settings, stop: threading.Event) -> None:
         await feed.close()
         await gateway.close()
         registry.close()
+        models.close()
 
     deps = ApiDeps(
         pipeline=pipeline,
@@ -188,6 +208,7 @@ def api(settings: Settings, stop: threading.Event) -> None:
             SystemClock(),
             partitions=partitions_of(admin, topics.events),
             partition_of=partition_of,
+            models=_current(models),
         ),
         registry=CollectorRegistry(),
         model_registry=registry,
@@ -202,6 +223,17 @@ def api(settings: Settings, stop: threading.Event) -> None:
 
 def _publish_models(settings: Settings, registry: ModelRegistry) -> None:
     publish(settings.kafka(), registry.pipeline, registry)
+
+
+def _current(follower: ModelsFollower) -> Callable[[], ModelsInUse]:
+    """The models in force now; reads on first."""
+
+    def models() -> ModelsInUse:
+        follower.begin()
+        follower.poll()
+        return follower.models
+
+    return models
 
 
 def _ask_kafka(admin: AdminClient, topic: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
@@ -107,6 +109,17 @@ def test_probabilities_are_shares() -> None:
     copy.restore(unpack(pack(calibrator.snapshot())))
     assert copy.probability(at).tobytes() == said.tobytes()
     assert copy.version == calibrator.version
+
+
+def test_probabilities_of_the_own_detectors_come_from_their_own_scores() -> None:
+    """Also while another model decides, whose scores would mean something else."""
+    rng = np.random.default_rng(11)
+    own = rng.random(20_000)
+    y = (rng.random(20_000) < 0.2 * own**4).astype(np.float64)
+    alone, led = Calibrator(seed=1), Calibrator(seed=1)
+    alone.learn(given(np.zeros((20_000, 1)), y, own), now=DAY)
+    led.learn(replace(given(np.zeros((20_000, 1)), y, rng.random(20_000)), own=own), now=DAY)
+    assert led.version == alone.version != "unfitted"
 
 
 def test_two_labels_at_the_top_are_no_certainty() -> None:

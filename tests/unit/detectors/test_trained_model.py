@@ -38,6 +38,8 @@ def test_its_bytes_are_a_model_that_says_the_same(model: TrainedModel) -> None:
     again = TrainedModel.unpack(model.pack())
     assert again.pack() == model.pack()
     assert again.version == model.version
+    assert again == model
+    assert again != trained(HST)
     rows = examples(200, 4, seed=6)
     assert again.score(rows.x, rows.ranks).score.tobytes() == model.score(rows.x, rows.ranks).score.tobytes()
     assert again.facts == model.facts
