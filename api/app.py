@@ -11,7 +11,7 @@ from api import openapi, problems
 from api.deps import ApiDeps
 from api.guard import Guard
 from api.metrics import ApiMetrics
-from api.routes import health, live, models, score, verdicts
+from api.routes import drift, health, live, models, score, verdicts
 
 __all__ = ["create_app"]
 
@@ -48,6 +48,7 @@ def create_app(deps: ApiDeps) -> FastAPI:
     app.include_router(live.router(deps, metrics, streams))
     app.include_router(verdicts.router(deps))
     app.include_router(models.router(deps))
+    app.include_router(drift.router(deps))
     app.include_router(health.router(deps))
     openapi.install(app, deps.pipeline)
     app.add_middleware(Guard, metrics=metrics)

@@ -14,6 +14,7 @@ from domain.verdict import DecisionName, Verdict
 from featurestore.hot_verdicts_port import HotVerdicts
 
 __all__ = [
+    "DriftView",
     "DryRunner",
     "FeedEntry",
     "HotVerdicts",
@@ -92,6 +93,17 @@ class ModelsView(Protocol):
 
     def workers(self) -> Sequence[WorkerReport]:
         """Workers alive. Blocking; called in a thread. Raises StoreUnavailable."""
+        ...
+
+
+class DriftView(Protocol):
+    """What the drift monitors say."""
+
+    def get(self) -> bytes | None:
+        """JSON of domain.drift_record.DriftState; None when no monitor has said anything yet.
+
+        Blocking; called in a thread. Raises StoreUnavailable.
+        """
         ...
 
 

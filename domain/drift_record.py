@@ -1,4 +1,4 @@
-"""Records of the topic ``drift``: what moved, by how much, since when, and the evidence for it.
+"""Records of the topic ``drift``: what moved, by how much, since when, and the evidence; and the monitors' state.
 
 A record says with ``type`` what it is; readers skip types they do not know. Times are UTC microseconds of *event time*:
 drift is about when things happened, and a replay says the same.
@@ -10,7 +10,16 @@ import hashlib
 
 import msgspec
 
-__all__ = ["DriftAlarm", "Evidence", "Exceeded", "alarm_id"]
+__all__ = [
+    "BankState",
+    "ColumnState",
+    "DriftAlarm",
+    "DriftState",
+    "Evidence",
+    "Exceeded",
+    "MonitorState",
+    "alarm_id",
+]
 
 
 class Exceeded(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,3 +82,61 @@ def alarm_id(pipeline: str, reference: str, column: str, raised_at: int) -> str:
     """
     key = "\n".join((pipeline, reference, column, str(raised_at)))
     return "d-" + hashlib.sha256(key.encode()).hexdigest()[:12]
+
+
+class MonitorState(msgspec.Struct, frozen=True, kw_only=True):
+    """One monitor of one column now. ``statistic`` null: it can not say, or has seen nothing yet."""
+
+    monitor: str
+    statistic: float | None
+    threshold: float
+
+
+class ColumnState(msgspec.Struct, frozen=True, kw_only=True):
+    """One column now. ``history`` holds each monitor's statistic in each of the bank's ``history_cells``.
+
+    ``silent_until``: after an alarm the column raises no other before that.
+    """
+
+    column: str
+    monitors: list[MonitorState]
+    silent_until: int | None = None
+    history: dict[str, list[float | None]] = {}
+
+
+class BankState(msgspec.Struct, frozen=True, kw_only=True):
+    """Columns that are looked at together.
+
+    ``phase``: ``waiting`` (nothing came), ``warming_up``, ``reference`` (being gathered), ``watching``. ``gathered`` of
+    ``needed`` cells are there of the reference that is being gathered, the first one or a successor. ``cell`` is in
+    seconds. ``declared`` false alarms in 30 days are this bank's share, ``simulated`` what its thresholds let through
+    in simulation; ``extrapolated``: they are rarer than the simulation could show. ``late`` rows were left out.
+    """
+
+    bank: str
+    phase: str
+    cell: float
+    gathered: int
+    needed: int
+    reference: str | None
+    reference_window: tuple[int, int] | None
+    declared: float
+    simulated: float | None
+    extrapolated: bool
+    late: int
+    note: str | None
+    history_cells: list[int]
+    columns: list[ColumnState]
+
+
+class DriftState(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``GET /v1/drift`` answers. ``as_of`` is the event time up to which all is counted, ``written_at`` when
+    this was said, by the clock; both null before a monitor has run.
+    """
+
+    pipeline: str
+    pipeline_digest: str
+    as_of: int | None
+    written_at: int | None
+    banks: list[BankState]
+    alarms: list[DriftAlarm]

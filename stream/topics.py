@@ -51,6 +51,10 @@ REPLY_RETENTION_MS = 600_000
 """Nobody waits longer than 30 s for a reply; ten minutes leave room to look at one while debugging."""
 REPLY_SEGMENT_MS = 300_000
 """Retention only deletes closed segments, so they must close well before it."""
+DRIFT_RETENTION_MS = 400 * 86_400_000
+"""Alarms are few; over a year of them shows what recurs each year."""
+DRIFT_STATE_SEGMENT = 32 * 1024 * 1024
+"""Bytes; the newest segment is never compacted."""
 
 _CREATE_SECONDS = 30.0
 """A cold KRaft controller takes a few seconds to place partitions; more than this is an outage."""
@@ -105,6 +109,16 @@ class Topics:
     def labels_joined(self) -> str:
         """Labels with what is known of their event, in the event's partition."""
         return f"{self.pipeline}.labels.joined"
+
+    @property
+    def drift(self) -> str:
+        """Drift alarms (domain.drift_record), one partition."""
+        return f"{self.pipeline}.drift"
+
+    @property
+    def drift_state(self) -> str:
+        """The monitors' state with the offsets it reflects; compacted, one partition."""
+        return f"{self.pipeline}.drift.state"
 
     @property
     def label_dead_letters(self) -> str:
@@ -189,6 +203,9 @@ def _wanted(names: Topics, count: int, replication: int, replies: int) -> list[N
     short = {"retention.ms": str(REPLY_RETENTION_MS), "segment.ms": str(REPLY_SEGMENT_MS)}
     # never deleted by age: a forgotten entry would let its letter go twice
     kept = {"cleanup.policy": "compact"}
+    # one key written over and over: small segments, so that a restart reads little of what is outdated
+    overwritten = {**kept, **big, "segment.bytes": str(DRIFT_STATE_SEGMENT)}
+    year = {"retention.ms": str(DRIFT_RETENTION_MS)}
     plan: list[tuple[str, int, dict[str, str]]] = [
         (names.events, count, events),
         (names.dead_letters, count, letters),
@@ -199,6 +216,8 @@ def _wanted(names: Topics, count: int, replication: int, replies: int) -> list[N
         (names.labels, count, {}),
         (names.labels_joined, count, {}),
         (names.label_dead_letters, count, letters),
+        (names.drift, 1, year),
+        (names.drift_state, 1, overwritten),
     ]
     return [NewTopic(n, num_partitions=c, replication_factor=replication, config=o) for n, c, o in plan]
 
@@ -235,6 +254,8 @@ def _await_topics(admin: AdminClient, names: Topics) -> dict[str, int]:
         names.labels,
         names.labels_joined,
         names.label_dead_letters,
+        names.drift,
+        names.drift_state,
     }  # fmt: skip
     deadline = time.monotonic() + _CREATE_SECONDS
     while True:

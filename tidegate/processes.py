@@ -22,6 +22,7 @@ from domain.clock import SystemClock
 from domain.codec import EventCodec
 from domain.errors import StoreUnavailable
 from domain.pipeline import Pipeline
+from featurestore.drift_reports import DriftReports
 from featurestore.hot_verdicts import RedisHotVerdicts
 from featurestore.hot_verdicts_port import HotLimits
 from featurestore.online import RedisStateStore
@@ -32,6 +33,8 @@ from scoring.verdicts import VerdictEncoder
 from stream.archiver import ArchiverMetrics, run_archiver
 from stream.feed import KafkaVerdictFeed
 from stream.gateway import KafkaScoreGateway
+from stream.monitor import MonitorConfig, MonitorParts, run_monitor
+from stream.monitor_metrics import MonitorMetrics
 from stream.topics import Topics, partition_of, partitions_of
 from stream.worker import WorkerConfig, WorkerParts, run_worker
 from stream.worker_metrics import WorkerMetrics
@@ -40,7 +43,7 @@ from tidegate.settings import Settings
 from tidegate.version import CODE_VERSION
 from tidegate.warm import warm_up
 
-__all__ = ["api", "archiver", "stop_on_signals", "worker"]
+__all__ = ["api", "archiver", "monitor", "stop_on_signals", "worker"]
 
 log = structlog.get_logger(__name__)
 
@@ -144,6 +147,25 @@ def archiver(settings: Settings, stop: threading.Event) -> None:
     )
 
 
+def monitor(settings: Settings, stop: threading.Event) -> None:
+    """Watch for drift, or stand by for whoever does, until ``stop`` is set."""
+    pipeline = load(settings.pipeline)
+    registry = CollectorRegistry()
+    if settings.metrics_port:
+        start_http_server(settings.metrics_port, settings.metrics_host, registry)
+    log.info("monitor starts", pipeline=pipeline.name)
+    client = connect(settings.redis_url.get_secret_value())
+    parts = MonitorParts(
+        kafka=settings.kafka(),
+        pipeline=pipeline,
+        settings=settings.drift(pipeline),
+        publish=DriftReports(client, pipeline.name).put,
+        clock=SystemClock(),
+        metrics=MonitorMetrics(registry),
+    )
+    run_monitor(MonitorConfig(), parts, stop)
+
+
 def api(settings: Settings, stop: threading.Event) -> None:
     """Serve HTTP until ``stop`` is set."""
     pipeline = load(settings.pipeline)
@@ -182,6 +204,7 @@ def api(settings: Settings, stop: threading.Event) -> None:
             partitions=partitions_of(admin, topics.events),
             partition_of=partition_of,
         ),
+        drift=DriftReports(client, pipeline.name),
         registry=CollectorRegistry(),
         probes={"kafka": lambda: _ask_kafka(admin, topics.events), "redis": hot.ping},
         start=start,

@@ -13,4 +13,7 @@ Pure: no Kafka, no Redis, no clock. Times come from the events, randomness from 
     watch        one reference, its monitors, alarms
     bank         the columns of one cadence, from first event to alarm and to the next reference
     state        a bank as bytes
+    pipeline     all banks of a pipeline: verdicts and labels in, alarms out
+    progress     how far event time has come
+    report       what ``GET /v1/drift`` answers
 """

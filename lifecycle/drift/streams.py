@@ -2,8 +2,8 @@
 
 A residual bootstrap in blocks (Kuensch, "The jackknife and the bootstrap for general stationary observations", Annals
 of Statistics 17, 1989): a cell is what its slot of the season is expected to hold, plus how far other cells, at the
-same hour of the day, lay off their own expectation. Blocks (by default a week long) keep what is correlated from cell to
-cell. Two blocks are mixed at a random angle, which keeps the variance: a reference has few weeks, and months made
+same hour of the day, lay off their own expectation. Blocks (by default a week long) keep what is correlated from cell
+to cell. Two blocks are mixed at a random angle, which keeps the variance: a reference has few weeks, and months made
 of its weeks alone would never hold a day more unusual than its most unusual one, as real months do.
 
 Each stream gets a *reference of its own*, resampled too: the thresholds then allow for how little a few weeks tell.
