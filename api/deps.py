@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry
 
 from api.ports import (
+    DriftView,
     DryRunner,
     ModelRegistry,
     ModelsView,
@@ -51,6 +52,13 @@ async def _nothing() -> None:
     return
 
 
+class _NoDrift:
+    """For an API beside which no monitor runs."""
+
+    def get(self) -> bytes | None:
+        return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiDeps:
     """Ports and settings of one pipeline's API.
@@ -72,6 +80,7 @@ class ApiDeps:
     dry_runner: DryRunner
     registry: CollectorRegistry
     probes: Mapping[str, Probe]
+    drift: DriftView = field(default_factory=_NoDrift)
     clock: Clock = field(default_factory=SystemClock)
     limits: ApiLimits = field(default_factory=ApiLimits)
     model_registry: Callable[[], ModelRegistry] | None = None

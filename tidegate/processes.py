@@ -22,6 +22,7 @@ from domain.clock import SystemClock
 from domain.codec import EventCodec
 from domain.errors import StoreUnavailable
 from domain.pipeline import Pipeline
+from featurestore.drift_reports import DriftReports
 from featurestore.hot_verdicts import RedisHotVerdicts
 from featurestore.hot_verdicts_port import HotLimits
 from featurestore.online import RedisStateStore
@@ -39,6 +40,8 @@ from stream.feed import KafkaVerdictFeed
 from stream.gateway import KafkaScoreGateway
 from stream.models_follower import ModelsFollower
 from stream.models_topic import publish
+from stream.monitor import MonitorConfig, MonitorParts, run_monitor
+from stream.monitor_metrics import MonitorMetrics
 from stream.topics import Topics, partition_of, partitions_of
 from stream.worker import WorkerConfig, WorkerParts, run_worker
 from stream.worker_metrics import WorkerMetrics
@@ -49,7 +52,7 @@ from tidegate.settings import Settings
 from tidegate.version import CODE_VERSION
 from tidegate.warm import warm_up
 
-__all__ = ["api", "archiver", "stop_on_signals", "worker"]
+__all__ = ["api", "archiver", "monitor", "stop_on_signals", "worker"]
 
 log = structlog.get_logger(__name__)
 
@@ -167,6 +170,25 @@ def archiver(settings: Settings, stop: threading.Event) -> None:
     )
 
 
+def monitor(settings: Settings, stop: threading.Event) -> None:
+    """Watch for drift, or stand by for whoever does, until ``stop`` is set."""
+    pipeline = load(settings.pipeline)
+    registry = CollectorRegistry()
+    if settings.metrics_port:
+        start_http_server(settings.metrics_port, settings.metrics_host, registry)
+    log.info("monitor starts", pipeline=pipeline.name)
+    client = connect(settings.redis_url.get_secret_value())
+    parts = MonitorParts(
+        kafka=settings.kafka(),
+        pipeline=pipeline,
+        settings=settings.drift(pipeline),
+        publish=DriftReports(client, pipeline.name).put,
+        clock=SystemClock(),
+        metrics=MonitorMetrics(registry),
+    )
+    run_monitor(MonitorConfig(), parts, stop)
+
+
 def api(settings: Settings, stop: threading.Event) -> None:
     """Serve HTTP until ``stop`` is set."""
     pipeline = load(settings.pipeline)
@@ -210,6 +232,7 @@ def api(settings: Settings, stop: threading.Event) -> None:
             partition_of=partition_of,
             models=_current(models),
         ),
+        drift=DriftReports(client, pipeline.name),
         registry=CollectorRegistry(),
         model_registry=registry,
         publish_models=lambda: _publish_models(settings, registry()),

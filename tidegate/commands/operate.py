@@ -18,7 +18,17 @@ from tidegate.doctor import examine
 from tidegate.loading import load
 from tidegate.settings import Settings
 
-__all__ = ["api", "archiver", "archiver_offline", "doctor", "state_app", "topics_app", "worker"]
+__all__ = [
+    "api",
+    "archiver",
+    "archiver_offline",
+    "doctor",
+    "monitor",
+    "state_app",
+    "topics_app",
+    "trainer",
+    "worker",
+]
 
 topics_app = typer.Typer(help="The pipeline's Kafka topics.", no_args_is_help=True)
 state_app = typer.Typer(help="The online state in Redis.", no_args_is_help=True)
@@ -56,6 +66,14 @@ def archiver_offline(pipeline: PipelineOption = None) -> None:
     Example: TIDEGATE_OFFLINE_URL=/data/offline tidegate archiver-offline
     """
     offline.archiver_offline(_settings(pipeline), processes.stop_on_signals())
+
+
+def monitor(pipeline: PipelineOption = None) -> None:
+    """Watch verdicts and labels for drift. Several may run: one works, the others stand by.
+
+    Example: tidegate monitor --pipeline examples/payments/pipeline.yaml
+    """
+    processes.monitor(_settings(pipeline), processes.stop_on_signals())
 
 
 def api(pipeline: PipelineOption = None) -> None:
