@@ -84,7 +84,7 @@ class ClosedLoop:
                 return False
             self._follow(held)
             self.waiting = ""
-            self._steps[held.step](held)
+            self._step(held)
         except RegistryConflict as conflict:
             # somebody else was first: what is true now shows at the next tick
             _LOG.info("the registry changed meanwhile", conflict=conflict.message)
@@ -92,6 +92,15 @@ class ClosedLoop:
         finally:
             self._publish()
         return not self.waiting
+
+    def _step(self, run: TrainingRun) -> None:
+        try:
+            self._steps[run.step](run)
+        except (ValueError, Fatal) as error:
+            if run.step in (Step.GATED, Step.SHADOWING, Step.PROMOTED):
+                raise
+            # the next try would end the same way; people read why in the run
+            self._finish(run, Outcome.FAILED, str(error))
 
     def _publish(self) -> None:
         epoch = self._registry.state().epoch

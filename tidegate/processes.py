@@ -30,7 +30,6 @@ from featurestore.reaching_verdicts import ReachingVerdicts
 from featurestore.redis_client import connect
 from featurestore.worker_reports import WorkerReports
 from lifecycle.artefact import unseal
-from lifecycle.model_keys import TrustedKeys
 from lifecycle.registry import ModelRegistry
 from scoring.dry_run import StateDryRunner
 from scoring.models_in_use import ModelsInUse
@@ -126,7 +125,7 @@ def worker(settings: Settings, stop: threading.Event, *, at: Callable[[str], Non
 
 def _follower(settings: Settings, pipeline: Pipeline, client_id: str) -> ModelsFollower:
     """Follows the models in force; takes those that somebody trusted has signed for this pipeline."""
-    trusted = TrustedKeys.parse(settings.model_trusted)
+    trusted = settings.trusted_models()
 
     def opened(sealed: bytes) -> bytes:
         _, model = unseal(sealed, trusted, pipeline=pipeline.name)

@@ -51,10 +51,6 @@ class Settings(BaseSettings):
     privacy_key: SecretStr | None = Field(
         default=None, description="Secret of 16 to 64 characters under which sensitive fields are hashed."
     )
-    model_trusted: str = Field(
-        default="",
-        description="Public keys (64 hexadecimal digits each, commas between) of those whose trained models are run.",
-    )
     state_dir: Path = Field(
         default=Path("~/.local/state/tidegate"),
         description="Files of a single machine: generated key, embedded services.",

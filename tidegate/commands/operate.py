@@ -17,6 +17,7 @@ from tidegate import offline, processes
 from tidegate.doctor import examine
 from tidegate.loading import load
 from tidegate.settings import Settings
+from tidegate.trainer import trainer as run_trainer
 
 __all__ = [
     "api",
@@ -74,6 +75,14 @@ def monitor(pipeline: PipelineOption = None) -> None:
     Example: tidegate monitor --pipeline examples/payments/pipeline.yaml
     """
     processes.monitor(_settings(pipeline), processes.stop_on_signals())
+
+
+def trainer(pipeline: PipelineOption = None) -> None:
+    """Train models, let them prove themselves, promote and guard them. Several may run: one does the work.
+
+    Example: TIDEGATE_DATABASE_URL=postgresql://... tidegate trainer
+    """
+    run_trainer(_settings(pipeline), processes.stop_on_signals())
 
 
 def api(pipeline: PipelineOption = None) -> None:
