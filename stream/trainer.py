@@ -76,10 +76,10 @@ class _Follower:
         """What has arrived, without waiting. Raises Retriable."""
         try:
             messages: list[Any] = self._consumer.consume(most, 0.05)
-        except KafkaException as error:
+        except KafkaException as away:
             raise Retriable(
-                f"Kafka did not give records of {self._topic}: {error.args[0]}", remedy="check Kafka"
-            ) from error
+                f"Kafka did not give records of {self._topic}: {away.args[0]}", remedy="check Kafka"
+            ) from away
         good = []
         for message in messages:
             error = message.error()

@@ -17,7 +17,7 @@ from tidegate.embedded.choose import Broker, choose_broker
 from tidegate.embedded.process import ChildServer, free_port
 from tidegate.embedded.redis import EmbeddedRedis
 
-__all__ = ["Stack", "StackConfig"]
+__all__ = ["Stack", "StackConfig", "process_of"]
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +71,11 @@ class _Process(ChildServer):
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
+
+
+def process_of(name: str, directory: Path, environment: dict[str, str]) -> ChildServer:
+    """One of our processes to enter, with exactly these settings beside the environment's."""
+    return _Process(name, directory, environment)
 
 
 class Stack:
