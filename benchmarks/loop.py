@@ -258,7 +258,7 @@ def run_control(stage: LoopStage, plan: Plan, say: Say) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run, print the time line, write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--days", type=int, default=Plan.days)
+    parser.add_argument("--days", type=int, default=Plan().days)
     parser.add_argument("--no-control", action="store_true", help="leave the stationary stream out")
     parser.add_argument("--json", type=Path, default=RESULTS, help="where the results go")
     given = parser.parse_args(arguments)

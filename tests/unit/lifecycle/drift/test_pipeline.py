@@ -20,7 +20,9 @@ REFERENCE_DONE = 27
 """Minutes: three of warm-up, 24 of reference."""
 
 
-def feed(drift: PipelineDrift, given: Sequence[Verdict], known: Sequence[JoinedLabel] = ()) -> list[DriftAlarm]:
+def feed(
+    drift: PipelineDrift, given: Sequence[Verdict], known: Sequence[JoinedLabel] = ()
+) -> list[DriftAlarm]:
     rows = [CODEC.verdict(msgspec.json.encode(one)) for one in given]
     if rows:
         drift.verdicts(*CODEC.columns(rows))
