@@ -16,6 +16,7 @@ from stream.topics import create_topics
 from tidegate.embedded.choose import Broker, choose_broker
 from tidegate.embedded.process import ChildServer, free_port
 from tidegate.embedded.redis import EmbeddedRedis
+from tidegate.loading import load
 
 __all__ = ["Stack", "StackConfig", "process_of"]
 
@@ -116,7 +117,15 @@ class Stack:
                 # beside the broker's data: the topic of models and the registry count the same epochs
                 "TIDEGATE_DATABASE_URL": self.database_url,
             }
-            for name in ("worker", "archiver", "archiver-offline", "monitor", "api"):
+            trains = load(config.pipeline_file).retraining is not None
+            for name in (
+                "worker",
+                "archiver",
+                "archiver-offline",
+                "monitor",
+                *(("trainer",) if trains else ()),
+                "api",
+            ):
                 port = config.api_port if name == "api" else 0
                 process = _Process(name, config.directory / name, environment, port)
                 self._processes.append(self._exit.enter_context(process))

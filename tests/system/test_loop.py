@@ -1,4 +1,4 @@
-"""The closed loop in short, on a real Kafka and Redis: worker, archiver and trainer, a change, an alarm, a new model."""
+"""The closed loop in short, on a real Kafka and Redis: a change, an alarm, a new model that decides."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ def pipeline_file(directory: Path) -> Path:
     """The benchmark's pipeline with a faster clock: labels mature after a day, trainings every half day if need be."""
     text = BENCH.read_text(encoding="utf-8")
     for old, new in (
-        ("schedule: 60d", "schedule: 12h"),
+        ("schedule: 7d", "schedule: 12h"),
         ("cool_down: 1d", "cool_down: 6h"),
-        ("min_labels: 1000", "min_labels: 500"),
+        ("min_labels: 4000", "min_labels: 500"),
+        ("min_positive: 200", "min_positive: 100"),
         ("label_maturity: 2d", "label_maturity: 1d"),
         ("search: true", "search: false"),
         ("replicates: 200", "replicates: 100"),
