@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 
-from api.ports import DryRunner, HotVerdicts, ModelRegistry, ModelsView, Probe, ScoreGateway, VerdictFeed
+from api.ports import (
+    DriftView,
+    DryRunner,
+    ModelRegistry,
+    ModelsView,
+    Probe,
+    ScoreGateway,
+    VerdictFeed,
+    VerdictReader,
+)
 from domain.clock import Clock, SystemClock
 from domain.codec import EventCodec
 from domain.pipeline import Pipeline
@@ -43,10 +52,18 @@ async def _nothing() -> None:
     return
 
 
+class _NoDrift:
+    """For an API beside which no monitor runs."""
+
+    def get(self) -> bytes | None:
+        return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiDeps:
     """Ports and settings of one pipeline's API.
 
+    ``hot`` answers questions about verdicts: recent ones, and older ones where there is an offline store.
     ``probes`` are the readiness checks by name (``kafka``, ``redis``). ``start`` and ``close`` run on the
     server's event loop before the first and after the last request; the gateway and the feed belong there.
     ``model_registry`` gives the registry, or raises RegistryUnavailable; ``publish_models`` tells the workers what
@@ -58,11 +75,12 @@ class ApiDeps:
     protector: Protector
     gateway: ScoreGateway
     feed: VerdictFeed
-    hot: HotVerdicts
+    hot: VerdictReader
     models: ModelsView
     dry_runner: DryRunner
     registry: CollectorRegistry
     probes: Mapping[str, Probe]
+    drift: DriftView = field(default_factory=_NoDrift)
     clock: Clock = field(default_factory=SystemClock)
     limits: ApiLimits = field(default_factory=ApiLimits)
     model_registry: Callable[[], ModelRegistry] | None = None

@@ -11,18 +11,19 @@ from typing import Protocol
 import msgspec
 
 from domain.verdict import DecisionName, Verdict
-from featurestore.hot_verdicts_port import HotVerdicts
+from featurestore.reaching_verdicts import VerdictReader
 from lifecycle.registry import ModelRegistry
 
 __all__ = [
+    "DriftView",
     "DryRunner",
     "FeedEntry",
-    "HotVerdicts",
     "ModelRegistry",
     "ModelsView",
     "Probe",
     "ScoreGateway",
     "VerdictFeed",
+    "VerdictReader",
     "WorkerReport",
 ]
 
@@ -102,6 +103,17 @@ class ModelsView(Protocol):
 
     def workers(self) -> Sequence[WorkerReport]:
         """Workers alive. Blocking; called in a thread. Raises StoreUnavailable."""
+        ...
+
+
+class DriftView(Protocol):
+    """What the drift monitors say."""
+
+    def get(self) -> bytes | None:
+        """JSON of domain.drift_record.DriftState; None when no monitor has said anything yet.
+
+        Blocking; called in a thread. Raises StoreUnavailable.
+        """
         ...
 
 

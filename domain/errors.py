@@ -5,9 +5,9 @@
     TidegateError               message says what happened, remedy says what to do
     ├── Retriable               the same call may succeed later (broker away, Redis loading)
     │   ├── StoreUnavailable    Redis did not answer in time
+    │   ├── TooFewLabels        a model can not be fitted to so few labels
     │   ├── RegistryUnavailable the database of models did not answer in time
-    │   ├── RegistryConflict    somebody else changed the registry first; read it again
-    │   └── TooFewLabels        a model can not be fitted to so few labels
+    │   └── RegistryConflict    somebody else changed the registry first; read it again
     └── Fatal                   the same call will never succeed without a person
         ├── PipelineInvalid     the pipeline file has mistakes (all of them listed)
         ├── StateFenced         another owner moved the online state on; reload before writing
@@ -67,16 +67,16 @@ class StoreUnavailable(Retriable):
     """The online store did not answer."""
 
 
+class TooFewLabels(Retriable):
+    """A model can not be fitted to so few labels; later there may be more."""
+
+
 class RegistryUnavailable(Retriable):
     """The database of models did not answer."""
 
 
 class RegistryConflict(Retriable):
     """Somebody else changed the registry (or took the training run) first: what the caller read is old."""
-
-
-class TooFewLabels(Retriable):
-    """A model can not be fitted to so few labels; later there may be more."""
 
 
 class Fatal(TidegateError):

@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from domain.pipeline_retraining import Retraining
+
 __all__ = [
     "COMBINERS",
     "LABELLED_KINDS",
@@ -245,7 +247,11 @@ class Guards(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole declaration. ``digest`` is the SHA-256 (hex) of its canonical JSON without the digest."""
+    """The whole declaration.
+
+    ``digest`` is the SHA-256 (hex) of its canonical JSON without the digest and ``retraining``, which changes no
+    verdict: nobody shall lose what detectors have learned for another cool-down.
+    """
 
     name: str
     version: int
@@ -256,6 +262,7 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
     guards: Guards = Guards()
     seed: int = 0
     digest: str = ""
+    retraining: Retraining | None = None
 
     @property
     def entities(self) -> tuple[str, ...]:

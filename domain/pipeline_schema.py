@@ -13,6 +13,7 @@ import msgspec
 
 from domain.pipeline import COMBINERS, Aggregate, FieldType, LatePolicy, UnknownFields
 from domain.pipeline_guards import MOST_TIMES
+from domain.pipeline_retraining import RETRAINING_SCHEMA
 from domain.pipeline_threshold import MAX_PER_DAY, PER_DAY
 
 __all__ = ["json_schema"]
@@ -107,6 +108,7 @@ def json_schema(kinds: Mapping[str, type[msgspec.Struct]] | None = None) -> dict
                 },
                 "additionalProperties": False,
             },
+            "retraining": RETRAINING_SCHEMA,
         },
         "required": ["pipeline", "event", "features", "detectors", "decision"],
         "additionalProperties": False,

@@ -53,6 +53,10 @@ REPLY_SEGMENT_MS = 300_000
 """Retention only deletes closed segments, so they must close well before it."""
 MODELS_SEGMENT_BYTES = 64 * 1024 * 1024
 """Compaction never touches the open segment; the default would keep a gigabyte of former models."""
+DRIFT_RETENTION_MS = 400 * 86_400_000
+"""Alarms are few; over a year of them shows what recurs each year."""
+DRIFT_STATE_SEGMENT = 32 * 1024 * 1024
+"""Bytes; the newest segment is never compacted."""
 
 _CREATE_SECONDS = 30.0
 """A cold KRaft controller takes a few seconds to place partitions; more than this is an outage."""
@@ -107,6 +111,16 @@ class Topics:
     def labels_joined(self) -> str:
         """Labels with what is known of their event, in the event's partition."""
         return f"{self.pipeline}.labels.joined"
+
+    @property
+    def drift(self) -> str:
+        """Drift alarms (domain.drift_record), one partition."""
+        return f"{self.pipeline}.drift"
+
+    @property
+    def drift_state(self) -> str:
+        """The monitors' state with the offsets it reflects; compacted, one partition."""
+        return f"{self.pipeline}.drift.state"
 
     @property
     def label_dead_letters(self) -> str:
@@ -198,6 +212,9 @@ def _wanted(names: Topics, count: int, replication: int, replies: int) -> list[N
     kept = {"cleanup.policy": "compact"}
     # what was in force once is soon cleaned away: a worker reads all that is there when it starts
     models = {**big, **kept, "segment.bytes": str(MODELS_SEGMENT_BYTES), "min.cleanable.dirty.ratio": "0.1"}
+    # one key written over and over: small segments, so that a restart reads little of what is outdated
+    overwritten = {**kept, **big, "segment.bytes": str(DRIFT_STATE_SEGMENT)}
+    year = {"retention.ms": str(DRIFT_RETENTION_MS)}
     plan: list[tuple[str, int, dict[str, str]]] = [
         (names.events, count, events),
         (names.dead_letters, count, letters),
@@ -209,6 +226,8 @@ def _wanted(names: Topics, count: int, replication: int, replies: int) -> list[N
         (names.labels_joined, count, {}),
         (names.label_dead_letters, count, letters),
         (names.models, 1, models),
+        (names.drift, 1, year),
+        (names.drift_state, 1, overwritten),
     ]
     return [NewTopic(n, num_partitions=c, replication_factor=replication, config=o) for n, c, o in plan]
 
@@ -246,6 +265,8 @@ def _await_topics(admin: AdminClient, names: Topics) -> dict[str, int]:
         names.labels_joined,
         names.label_dead_letters,
         names.models,
+        names.drift,
+        names.drift_state,
     }  # fmt: skip
     deadline = time.monotonic() + _CREATE_SECONDS
     while True:

@@ -22,9 +22,11 @@ from domain.clock import SystemClock
 from domain.codec import EventCodec
 from domain.errors import StoreUnavailable
 from domain.pipeline import Pipeline
+from featurestore.drift_reports import DriftReports
 from featurestore.hot_verdicts import RedisHotVerdicts
 from featurestore.hot_verdicts_port import HotLimits
 from featurestore.online import RedisStateStore
+from featurestore.reaching_verdicts import ReachingVerdicts
 from featurestore.redis_client import connect
 from featurestore.worker_reports import WorkerReports
 from lifecycle.artefact import unseal
@@ -37,16 +39,19 @@ from stream.feed import KafkaVerdictFeed
 from stream.gateway import KafkaScoreGateway
 from stream.models_follower import ModelsFollower
 from stream.models_topic import publish
+from stream.monitor import MonitorConfig, MonitorParts, run_monitor
+from stream.monitor_metrics import MonitorMetrics
 from stream.topics import Topics, partition_of, partitions_of
 from stream.worker import WorkerConfig, WorkerParts, run_worker
 from stream.worker_metrics import WorkerMetrics
 from tidegate.loading import load
 from tidegate.model_registry import RegistryWhenNeeded
+from tidegate.offline import offline_store
 from tidegate.settings import Settings
 from tidegate.version import CODE_VERSION
 from tidegate.warm import warm_up
 
-__all__ = ["api", "archiver", "stop_on_signals", "worker"]
+__all__ = ["api", "archiver", "monitor", "stop_on_signals", "worker"]
 
 log = structlog.get_logger(__name__)
 
@@ -164,6 +169,25 @@ def archiver(settings: Settings, stop: threading.Event) -> None:
     )
 
 
+def monitor(settings: Settings, stop: threading.Event) -> None:
+    """Watch for drift, or stand by for whoever does, until ``stop`` is set."""
+    pipeline = load(settings.pipeline)
+    registry = CollectorRegistry()
+    if settings.metrics_port:
+        start_http_server(settings.metrics_port, settings.metrics_host, registry)
+    log.info("monitor starts", pipeline=pipeline.name)
+    client = connect(settings.redis_url.get_secret_value())
+    parts = MonitorParts(
+        kafka=settings.kafka(),
+        pipeline=pipeline,
+        settings=settings.drift(pipeline),
+        publish=DriftReports(client, pipeline.name).put,
+        clock=SystemClock(),
+        metrics=MonitorMetrics(registry),
+    )
+    run_monitor(MonitorConfig(), parts, stop)
+
+
 def api(settings: Settings, stop: threading.Event) -> None:
     """Serve HTTP until ``stop`` is set."""
     pipeline = load(settings.pipeline)
@@ -195,7 +219,7 @@ def api(settings: Settings, stop: threading.Event) -> None:
         protector=protector,
         gateway=gateway,
         feed=feed,
-        hot=hot,
+        hot=ReachingVerdicts(hot, offline_store(settings, pipeline)),
         models=_ReportedModels(WorkerReports(client, pipeline.name)),
         dry_runner=StateDryRunner(
             pipeline,
@@ -207,6 +231,7 @@ def api(settings: Settings, stop: threading.Event) -> None:
             partition_of=partition_of,
             models=_current(models),
         ),
+        drift=DriftReports(client, pipeline.name),
         registry=CollectorRegistry(),
         model_registry=registry,
         publish_models=lambda: _publish_models(settings, registry()),
@@ -218,6 +243,10 @@ def api(settings: Settings, stop: threading.Event) -> None:
     serve(create_app(deps), settings.api_host, settings.api_port, stop=stop)
 
 
+def _publish_models(settings: Settings, registry: ModelRegistry) -> None:
+    publish(settings.kafka(), registry.pipeline, registry)
+
+
 def _current(follower: ModelsFollower) -> Callable[[], ModelsInUse]:
     """The models in force now; reads on first."""
 
@@ -227,10 +256,6 @@ def _current(follower: ModelsFollower) -> Callable[[], ModelsInUse]:
         return follower.models
 
     return models
-
-
-def _publish_models(settings: Settings, registry: ModelRegistry) -> None:
-    publish(settings.kafka(), registry.pipeline, registry)
 
 
 def _ask_kafka(admin: AdminClient, topic: str) -> None:

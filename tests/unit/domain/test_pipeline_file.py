@@ -282,7 +282,6 @@ X, HST = "a feature x instead of the last one", "one more key for the detector"
         ("{budget: 0.01}", "{budget: 0.01}\n  block: {budget: 0.01}", "decision.block", "not below"),
         ("decision:\n", "decision:\n  combine: staked\n", "decision.combine", "not a choice"),
         ("decision:\n", "rules: [rules.yaml]\ndecision:\n", "rules", "not built"),
-        ("decision:\n", "retraining: {}\ndecision:\n", "retraining", "not built"),
         ("decision:\n", "guards: {teach: 4}\ndecision:\n", "guards.teach", "not a key"),
         (
             "decision:\n",

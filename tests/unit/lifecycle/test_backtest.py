@@ -191,10 +191,17 @@ def test_the_command_measures_against_a_dummy_and_the_best_feature(
     apart = invoke(*common, "--out", str(tmp_path / "b.parquet"), "--labels", str(labels), "--json")
     assert json.loads(apart.stdout)["metrics"] == metrics
 
+    card = tmp_path / "card.md"
     shown = invoke(
-        *common, "--out", str(tmp_path / "a.parquet"), "--labels", str(events), "--group-by", "country"
+        *(*common, "--out", str(tmp_path / "a.parquet"), "--labels", str(events)),
+        *("--group-by", "country", "--card", str(card)),
     )
     assert shown.exit_code == 0
+    told = card.read_text(encoding="utf-8")
+    assert f"| average precision | {metrics['score']['average_precision']:.3f} (" in told
+    assert "By `country`" in told
+    assert "(card-precision-recall.svg)" in told
+    assert (tmp_path / "card-precision-recall.svg").is_file()
     assert "By country" in shown.stdout
     assert "best single feature" in shown.stdout
 
@@ -205,6 +212,8 @@ def test_the_command_names_what_is_wrong(events: Path, tmp_path: Path) -> None:
         (["--events", str(tmp_path / "absent.csv")], "no file"),
         (["--events", str(events), "--train-until", "tomorrow"], "--train-until"),
         (["--events", str(events), "--label-delay", "soon"], "--label-delay"),
+        (["--events", str(events), "--card", str(tmp_path / "card.html")], "no Markdown file"),
+        (["--events", str(events), "--card", str(tmp_path / "absent" / "card.md")], "no folder"),
         (["--events", str(events), "--labels", str(events), "--label-column", "nope"], "no column 'nope'"),
     ):
         outcome = invoke("--pipeline", str(PAYMENTS), "--out", str(out), *arguments)
