@@ -142,6 +142,10 @@ def test_of_several_on_one_id_the_first_that_is_no_repeat(store: OfflineStore) -
     assert store.get("x") == repeat.value
     store.append_verdicts([first, later], LOG)
     assert store.find(["x"]) == {"x": first.value}
+    # on one day as well, whatever lies before and behind
+    middle = scored(7, event_id="y")
+    store.append_verdicts([scored(6, event_id="y", repeat_of=7), middle, scored(8, event_id="y")], LOG)
+    assert store.find(["y"]) == {"y": middle.value}
 
 
 def expected(
