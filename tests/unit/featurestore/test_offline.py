@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from domain.examples import Examples
 from domain.verdict import Verdict
+from featurestore.hot_verdicts_port import VerdictQuery
 from featurestore.offline import NEVER, LogRecord, OfflineStore, Pin, PinGone
 from featurestore.offline_examples import ExampleReader
 from featurestore.offline_schema import VERDICTS, pipeline_columns
@@ -287,3 +289,20 @@ def test_a_verdict_of_a_newer_pipeline_than_ours_loses_nothing(tmp_path: Path) -
     store.append_verdicts([scored(0, features={"amount": 1.0, "speed": 3.5})], LOG)
     newer = OfflineStore(str(tmp_path), small("amount", "speed"))
     assert newer.examples(newer.pin(), *ALL).x.tolist() == [[1.0, 3.5]]
+
+
+def test_threads_read_while_one_writes(store: OfflineStore) -> None:
+    store.append_verdicts([scored(0)], LOG)
+    first = store.get("e0-0")
+
+    def read(_: int) -> bool:
+        page = store.page(VerdictQuery(limit=3))
+        whole = len(store.examples(store.pin(), *ALL))
+        return store.get("e0-0") == first and page.verdicts[-1:] != [] and whole >= 1
+
+    with ThreadPoolExecutor(4) as pool:
+        reading = pool.map(read, range(12))
+        for i in range(1, 9):
+            store.append_verdicts([scored(i)], LOG)
+        assert all(reading)
+    assert offsets(store) == list(range(9))
