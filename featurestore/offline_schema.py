@@ -124,7 +124,7 @@ class TableKind:
 
     def columns(self, rows: Sequence[Mapping[str, Any]], held: Any) -> Any:
         """``rows`` as an Arrow table of the columns ``held`` and whatever else the rows have (as float64 or text)."""
-        names = dict.fromkeys(name for row in rows for name in row)
+        names = sorted(set().union(*rows))
         news = [name for name in names if held.get_field_index(name) < 0 and _NAME.fullmatch(name)]
         schema = pa.schema([*((f.name, f.type) for f in held), *((name, _type_of(name)) for name in news)])
         return pa.table([pa.array([row.get(f.name) for row in rows], f.type) for f in schema], schema=schema)

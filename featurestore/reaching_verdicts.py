@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Protocol
 
+from domain.errors import Retriable
 from featurestore.hot_verdicts_port import Cursor, VerdictPage, VerdictQuery, record_of
 
 __all__ = ["ReachingVerdicts", "VerdictReader"]
@@ -25,7 +26,8 @@ class VerdictReader(Protocol):
 class ReachingVerdicts:
     """Asks ``near`` first, and ``far`` for what is not there (any more).
 
-    Cursors are good for both: the list goes on in ``far`` with what is older than the last verdict of ``near``.
+    Cursors are good for both: the list goes on in ``far`` with what is older than the last verdict of ``near``. While
+    ``far`` is away, so is only what ``near`` does not have.
     """
 
     def __init__(self, near: VerdictReader, far: VerdictReader) -> None:
@@ -48,7 +50,13 @@ class ReachingVerdicts:
             last = Cursor(record.scored_at, record.position).format(query)
             older = replace(query, cursor=last)
         left = query.limit - len(near.verdicts)
-        far = self._far.page(replace(older, limit=max(left, 1)))
+        try:
+            far = self._far.page(replace(older, limit=max(left, 1)))
+        except Retriable:
+            if last is None:
+                raise
+            # what is near is shown; whoever wants more is told why there is none
+            return VerdictPage(near.verdicts, last)
         if left:
             return VerdictPage(near.verdicts + far.verdicts, far.next)
         return VerdictPage(near.verdicts, last if far.verdicts or far.next else None)

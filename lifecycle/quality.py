@@ -2,11 +2,14 @@
 
 Rules, all of which ask for a change that nobody would dispute, as an alarm that cries wolf is switched off:
 
-- A *share* (missing values, values out of range, refused records) alarms when it is above the greatest share of any
-  window before by ``least_change``, and by six standard errors of a difference of two proportions.
+- A *share* (missing values, values out of range, refused records) alarms when it is above the greatest share of the
+  windows before by ``least_change``, and by six standard errors of a difference of two proportions.
 - *Volume* alarms below a fifth of the smallest window of the last day, or above five times the largest. It needs a
   whole day to compare with, since nights are quiet.
-- *Freshness* alarms when the median age of events is ten times that of any window before, and above a minute.
+- *Freshness* alarms when the median age of events is ten times the greatest before, and above a minute.
+
+Of eight windows or more the two lowest and the two highest are left aside, so that damage of half an hour does not
+hide the same damage later that day.
 
 A finding is told in the first window that has it, and again after a window without.
 """
@@ -20,6 +23,10 @@ from dataclasses import dataclass, field
 from domain.quality_record import QualityAlarm, QualityCheck, quality_id
 
 __all__ = ["QualitySettings", "Window", "alarms", "shares"]
+
+
+_FORGIVEN, _ENOUGH = 2, 8
+"""Windows left aside at either end, and of how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +147,7 @@ def _share(
     if total < settings.least_events or not large:
         return None
     value = count / total
-    usual = [c / n for c, n in large]
+    usual = _without_extremes([c / n for c, n in large])
     limit = max(usual) + least
     counted, seen = sum(c for c, _ in large), sum(n for _, n in large)
     pooled = (counted + count) / (seen + total)
@@ -156,8 +163,8 @@ def _share(
 
 
 def _volume(last: Window, past: Sequence[Window], settings: QualitySettings) -> _Found | None:
-    counts = [window.events for window in past]
-    if len(counts) < settings.day or min(counts) < settings.least_events // 2:
+    counts = _without_extremes([window.events for window in past])
+    if len(past) < settings.day or min(counts) < settings.least_events // 2:
         return None
     low, high = min(counts) / settings.volume_ratio, max(counts) * settings.volume_ratio
     limit = low if last.events < low else high
@@ -168,7 +175,7 @@ def _volume(last: Window, past: Sequence[Window], settings: QualitySettings) -> 
 
 
 def _age(last: Window, past: Sequence[Window], settings: QualitySettings) -> _Found | None:
-    ages = [window.age for window in past if window.events >= settings.least_events]
+    ages = _without_extremes([window.age for window in past if window.events >= settings.least_events])
     if not ages or last.events < settings.least_events:
         return None
     limit = max(settings.least_age, settings.age_ratio * max(ages))
@@ -178,3 +185,13 @@ def _age(last: Window, past: Sequence[Window], settings: QualitySettings) -> _Fo
         f"half of the events were older than {last.age:,.0f} s when scored; {max(ages):,.0f} s at most before"
     )
     return _Found(last.age, (min(ages), max(ages)), limit, text)
+
+
+def _without_extremes(values: Sequence[float]) -> list[float]:
+    """Sorted, and without the two lowest and highest where there are enough.
+
+    >>> _without_extremes([9, 1, 2, 3, 4, 5, 6, 7])
+    [3, 4, 5, 6]
+    """
+    ordered = sorted(values)
+    return ordered[_FORGIVEN:-_FORGIVEN] if len(ordered) >= _ENOUGH else ordered

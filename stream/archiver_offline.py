@@ -51,7 +51,7 @@ class OfflineArchiverSettings:
     """
 
     seconds: float = 10.0
-    rows: int = 20_000
+    rows: int = 10_000
     megabytes: int = 64
 
 

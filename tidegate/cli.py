@@ -15,6 +15,7 @@ from tidegate.commands.dlq import app as dlq_app
 from tidegate.commands.features import app as features_app
 from tidegate.commands.labels import app as labels_app
 from tidegate.commands.models import app as models_app
+from tidegate.commands.offline import app as offline_app
 from tidegate.commands.pipeline import app as pipeline_app
 from tidegate.commands.replay import replay, traffic
 from tidegate.logs import set_up_logging
@@ -35,6 +36,7 @@ app.add_typer(dlq_app, name="dlq")
 app.add_typer(features_app, name="features")
 app.add_typer(labels_app, name="labels")
 app.add_typer(models_app, name="models")
+app.add_typer(offline_app, name="offline")
 app.add_typer(bench.app, name="bench")
 app.command()(demo.demo)
 app.command()(demo.dev)

@@ -17,6 +17,7 @@ from stream.archiver_offline import (
     OfflineArchiverSettings,
     run_offline_archiver,
 )
+from stream.quality import QualityMetrics, QualityReporter
 from tidegate.loading import load
 from tidegate.settings import Settings
 
@@ -25,6 +26,8 @@ __all__ = ["archiver_offline", "offline_store", "upkeep_settings"]
 log = structlog.get_logger(__name__)
 
 _DAY = 86_400_000_000
+_GRACE_SECONDS = 60.0
+"""From the end of a window until its last verdict should be in the store, beside the archiver's own delay."""
 _LAST_ROUND_SECONDS = 5.0
 """For a round of upkeep to end; one that is cut leaves files that vacuum finds, never a torn table."""
 
@@ -54,9 +57,20 @@ def archiver_offline(settings: Settings, stop: threading.Event) -> None:
     log.info("archiver of the offline store starts", pipeline=pipeline.name, url=store.verdicts.url)
     leads = threading.Event()
     keeper = Housekeeper(store, clock, upkeep_settings(settings), UpkeepMetrics(registry))
+    reporter = QualityReporter(
+        store,
+        pipeline,
+        settings.kafka(),
+        clock,
+        QualityMetrics(registry),
+        grace_seconds=_GRACE_SECONDS + 2 * settings.offline_seconds,
+    )
     # beside the archiver: a rewrite of a large day takes minutes
-    rounds = threading.Thread(target=keeper.run, args=(stop, leads), daemon=True, name="upkeep")
-    rounds.start()
+    rounds = [
+        threading.Thread(target=beside.run, args=(stop, leads), daemon=True) for beside in (keeper, reporter)
+    ]
+    for thread in rounds:
+        thread.start()
     try:
         run_offline_archiver(
             settings.kafka(),
@@ -71,7 +85,8 @@ def archiver_offline(settings: Settings, stop: threading.Event) -> None:
         )
     finally:
         stop.set()
-        rounds.join(_LAST_ROUND_SECONDS)
-    if rounds.is_alive():
+        for thread in rounds:
+            thread.join(_LAST_ROUND_SECONDS)
+    if any(thread.is_alive() for thread in rounds):
         log.info("left a round of upkeep; the next start does it again")
         os._exit(0)

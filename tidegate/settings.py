@@ -105,7 +105,7 @@ class Settings(BaseSettings):
         default=None, gt=0, description="Events older than this leave the offline store; none: they stay."
     )
     offline_version_days: float = Field(
-        default=30.0, gt=0, description="How long old versions of the offline store can be read."
+        default=30.0, gt=0, le=30, description="How long old versions of the offline store can be read."
     )
     drift_false_alarms: float = Field(
         default=1.0, gt=0, description="False drift alarms allowed in 30 days, over all columns and monitors."

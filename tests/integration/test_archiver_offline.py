@@ -26,6 +26,7 @@ from stream.archiver_offline import (
     OfflineArchiverSettings,
     run_offline_archiver,
 )
+from stream.dead_letters import HEADER_FIELD, HEADER_REASON
 from stream.kafka import KafkaConnection
 from stream.log_identity import log_identity
 from stream.topics import Topics, create_topics
@@ -58,6 +59,14 @@ def label_places(store: OfflineStore) -> list[tuple[int, int]]:
     return sorted((row["partition"], row["offset"]) for row in rows)
 
 
+def refusals(store: OfflineStore) -> list[tuple[str, str]]:
+    snapshot = store.dead_letters.snapshot()
+    if snapshot is None:
+        return []
+    rows = snapshot.read(["reason", "field"], "true").read_all().to_pylist()
+    return [(row["reason"], row["field"]) for row in rows]
+
+
 def produce(kafka: str, topic: str, records: list[LogRecord]) -> None:
     producer = Producer({"bootstrap.servers": kafka})
     for record in records:
@@ -67,15 +76,16 @@ def produce(kafka: str, topic: str, records: list[LogRecord]) -> None:
 
 @contextmanager
 def archiving(
-    kafka: str, name: str, store: OfflineStore, registry: CollectorRegistry | None = None
+    kafka: str, name: str, store: OfflineStore, registry: CollectorRegistry | None = None, member: str = ""
 ) -> Iterator[list[BaseException]]:
     """An archiver in a thread; what it raised is in the list."""
     stop, raised = threading.Event(), list[BaseException]()
+    connection = KafkaConnection(kafka, {"group.instance.id": member} if member else {})
 
     def run() -> None:
         try:
             run_offline_archiver(
-                KafkaConnection(kafka), name, store, stop, SystemClock(), settings=QUICK,
+                connection, name, store, stop, SystemClock(), settings=QUICK,
                 metrics=OfflineArchiverMetrics(registry or CollectorRegistry()),
             )  # fmt: skip
         except BaseException as error:
@@ -101,8 +111,16 @@ def test_what_is_committed_is_there_once_and_a_restart_goes_on(
     produce_verdicts(kafka, topic_prefix, verdicts[:20])
     produce(kafka, topics.verdicts, [LogRecord(1, 0, b"no verdict")])
     produce(kafka, topics.labels_joined, [label(0, v, NOON, 1) for v in verdicts[:4]])
+    letter = Producer({"bootstrap.servers": kafka})
+    headers: list[tuple[str, str | bytes | None]] = [
+        (HEADER_REASON, b"missing_field"),
+        (HEADER_FIELD, b"amount"),
+    ]
+    letter.produce(topics.dead_letters, b"4929 1234", partition=1, headers=headers)
+    assert letter.flush(30) == 0
     registry = CollectorRegistry()
     with archiving(kafka, topic_prefix, store, registry) as raised:
+        eventually("a dead letter", lambda: refusals(store) == [("missing_field", "amount")])
         eventually("20 verdicts, 4 labels", lambda: (len(places(store)), len(label_places(store))) == (20, 4))
         eventually(
             "the stranger was counted",
@@ -140,7 +158,7 @@ def test_killed_at_each_step_it_writes_nothing_twice_and_leaves_nothing_out(
         program = [sys.executable, "-m", "tests.integration.offline_archiver_program", *arguments]
         done = subprocess.run(program, check=False, timeout=120, cwd=Path(__file__).parents[2])
         assert done.returncode == -signal.SIGKILL
-    with archiving(kafka, topic_prefix, store) as raised:
+    with archiving(kafka, topic_prefix, store, member="one") as raised:
         eventually("all verdicts", lambda: len(places(store)) >= len(written))
         eventually("all labels", lambda: len(label_places(store)) >= len(written))
     assert raised == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from domain.examples import Examples
 from domain.verdict import Verdict
+from featurestore.hot_verdicts_port import VerdictQuery
 from featurestore.offline import NEVER, LogRecord, OfflineStore, Pin, PinGone
 from featurestore.offline_examples import ExampleReader
 from featurestore.offline_schema import VERDICTS, pipeline_columns
@@ -142,6 +144,10 @@ def test_of_several_on_one_id_the_first_that_is_no_repeat(store: OfflineStore) -
     assert store.get("x") == repeat.value
     store.append_verdicts([first, later], LOG)
     assert store.find(["x"]) == {"x": first.value}
+    # on one day as well, whatever lies before and behind
+    middle = scored(7, event_id="y")
+    store.append_verdicts([scored(6, event_id="y", repeat_of=7), middle, scored(8, event_id="y")], LOG)
+    assert store.find(["y"]) == {"y": middle.value}
 
 
 def expected(
@@ -297,3 +303,20 @@ def test_entities_are_in_the_order_of_the_examples(store: OfflineStore) -> None:
     assert share == [by_time[t] for t in store.examples(pin, *ALL, share=0.5).times.tolist()]
     assert store.entity(pin, *ALL, "absent") == [None] * 10
     assert store.entity(Pin(-1, -1), *ALL, "account") == []
+
+
+def test_threads_read_while_one_writes(store: OfflineStore) -> None:
+    store.append_verdicts([scored(0)], LOG)
+    first = store.get("e0-0")
+
+    def read(_: int) -> bool:
+        page = store.page(VerdictQuery(limit=3))
+        whole = len(store.examples(store.pin(), *ALL))
+        return store.get("e0-0") == first and page.verdicts[-1:] != [] and whole >= 1
+
+    with ThreadPoolExecutor(4) as pool:
+        reading = pool.map(read, range(12))
+        for i in range(1, 9):
+            store.append_verdicts([scored(i)], LOG)
+        assert all(reading)
+    assert offsets(store) == list(range(9))

@@ -15,6 +15,7 @@ from featurestore.hot_verdicts_memory import MemoryHotVerdicts
 from featurestore.hot_verdicts_port import BadCursorError, HotLimits, VerdictPage, VerdictQuery
 from featurestore.offline import LogRecord, OfflineStore
 from featurestore.offline_page import page
+from featurestore.offline_port import OfflineUnavailable
 from featurestore.reaching_verdicts import ReachingVerdicts, VerdictReader
 from tests.unit.featurestore.offline_rows import DAY, LOG, NOON, small, verdict_of
 
@@ -154,3 +155,25 @@ def test_a_cursor_of_another_query_is_refused(offline: OfflineStore) -> None:
         offline.page(VerdictQuery(limit=5, decision=DecisionName.BLOCK, cursor=cursor))
     with pytest.raises(BadCursorError):
         ReachingVerdicts(MemoryHotVerdicts(CLOCK), offline).page(VerdictQuery(cursor="x"))
+
+
+class _Away:
+    def get(self, event_id: str) -> bytes | None:
+        raise OfflineUnavailable("away")
+
+    def page(self, query: VerdictQuery) -> VerdictPage:
+        raise OfflineUnavailable("away")
+
+
+def test_while_the_offline_store_is_away_recent_verdicts_are_still_there() -> None:
+    hot = MemoryHotVerdicts(CLOCK, EVER)
+    hot.put_many(made()[:10])
+    both = ReachingVerdicts(hot, _Away())
+    assert both.get("e1-1") is not None
+    shown = both.page(VerdictQuery(limit=50))
+    assert len(shown.verdicts) == 10
+    # and nobody is told that these were all
+    with pytest.raises(OfflineUnavailable):
+        both.page(VerdictQuery(limit=50, cursor=shown.next))
+    with pytest.raises(OfflineUnavailable):
+        both.get("absent")

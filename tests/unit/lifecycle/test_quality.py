@@ -56,7 +56,8 @@ DAMAGE: list[tuple[QualityCheck, str, Damage]] = [
 @pytest.mark.parametrize(("check", "column", "damage"), DAMAGE)
 def test_each_damage_is_told_once(check: QualityCheck, column: str, damage: Damage) -> None:
     day = usual(97)
-    broken = [*day, *(damage(w) for w in usual(100)[97:])]
+    broken = [*day, *(damage(w) for w in usual(99)[97:]), *usual(102)[99:]]
+    broken[101] = damage(broken[101])
     first = alarms("p", broken[:98], SETTINGS)
     assert [(a.check, a.column) for a in first] == [(check, column)]
     [alarm] = first
@@ -65,7 +66,10 @@ def test_each_damage_is_told_once(check: QualityCheck, column: str, damage: Dama
     assert outside
     assert msgspec.json.decode(msgspec.json.encode(alarm), type=QualityAlarm) == alarm
     # it goes on: nothing new to tell
-    assert [(a.check, a.column) for a in alarms("p", broken[:99], SETTINGS)] == []
+    assert alarms("p", broken[:99], SETTINGS) == []
+    # it ends, and comes again
+    assert alarms("p", broken[:100], SETTINGS) == []
+    assert [(a.check, a.column) for a in alarms("p", broken[:102], SETTINGS)] == [(check, column)]
 
 
 def test_little_says_nothing() -> None:
