@@ -96,7 +96,12 @@ def labels(minutes: range, *, each: int = 10, score: float = 0.9) -> list[Joined
             at = START + minute * MINUTE + number * MINUTE // each
             made.append(
                 JoinedLabel(
-                    id=f"e{minute}-{number}", event_time=at, known_at=at + 5 * MINUTE, label=1, entities={}, said=said
+                    id=f"e{minute}-{number}",
+                    event_time=at,
+                    known_at=at + 5 * MINUTE,
+                    label=1,
+                    entities={},
+                    said=said,
                 )
             )
     return made

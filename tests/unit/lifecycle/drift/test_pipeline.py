@@ -20,7 +20,9 @@ REFERENCE_DONE = 27
 """Minutes: three of warm-up, 24 of reference."""
 
 
-def feed(drift: PipelineDrift, given: Sequence[Verdict], known: Sequence[JoinedLabel] = ()) -> list[DriftAlarm]:
+def feed(
+    drift: PipelineDrift, given: Sequence[Verdict], known: Sequence[JoinedLabel] = ()
+) -> list[DriftAlarm]:
     rows = [CODEC.verdict(msgspec.json.encode(one)) for one in given]
     if rows:
         drift.verdicts(*CODEC.columns(rows))
@@ -157,3 +159,7 @@ def test_event_time_waits_for_the_slowest_that_has_more_to_read() -> None:
     assert progress.value() == 20
     progress.seen(0, 60)
     assert progress.value() == 20
+    revived = Progress(range(2), progress.times)
+    revived.at_end(0)
+    revived.at_end(1)
+    assert revived.value() == 60
