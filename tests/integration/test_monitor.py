@@ -117,7 +117,7 @@ def told(kafka: str, watched: Pipeline) -> list[DriftAlarm]:
     consumer = Consumer(conf)
     try:
         consumer.assign([TopicPartition(Topics(watched.name).drift, 0, 0)])
-        found = []
+        found: list[DriftAlarm] = []
         deadline = time.monotonic() + ENOUGH
         while True:
             assert time.monotonic() < deadline, "the topic has no end"
