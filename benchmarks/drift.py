@@ -2,7 +2,7 @@
 
 Synthetic traffic with days, weeks and memory (an hour's level follows the hours before it): six columns and about
 40 events an hour. Per seed: a reference of four weeks, calibrated to one false alarm in 30 days over all columns and
-monitors together; then 60 days without drift (the control), and, from a day in them on, two weeks of each kind of
+monitors together; then 60 days without drift (the control), and, from a day in them on, ten days of each kind of
 drift:
 
 abrupt      the mean of ``amount`` moves by 0.5 of its standard deviation, at once
@@ -13,7 +13,7 @@ missing     one value in ten is missing
 rate        twice as many decisions are alerts
 
 Told, for all monitors together (``family``, with cool-down: what the service does) and for each kind alone: false
-alarms in 30 days of the control; the share of seeds in which drift was told within the two weeks, and the median delay.
+alarms in 30 days of the control; the share of seeds in which drift was told within the ten days, and the median delay.
 Only alarms about the column that moved count as told. Beside each a *dummy* that fires at random as often as it
 falsely does (the family's: as often as declared), and is taken to name the right column. ``psi_0.2`` is the rule of
 thumb that a PSI above 0.2 is drift. ``river_*`` are River's classes with their defaults on ``amount``, event by event,
@@ -42,7 +42,7 @@ from lifecycle.drift.settings import DAY, HOUR, MONTH, Cadence
 RESULTS = Path(__file__).parent / "results" / "drift.json"
 COLUMNS = ("amount", "count", "night", "level", "score", "decision")
 SCENARIOS = ("abrupt", "small", "gradual", "recurring", "missing", "rate")
-CONTROL_DAYS, DRIFT_DAYS, RIVER_DAYS = 60, 14, 10
+CONTROL_DAYS, DRIFT_DAYS, RIVER_DAYS = 60, 10, 10
 RULE_OF_THUMB = 0.2
 River: Any = river_drift
 
@@ -284,7 +284,7 @@ def _told(delays: list[int | None]) -> dict[str, Any]:
 def main() -> None:
     """Measure, print, write benchmarks/results/drift.json."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=12)
+    parser.add_argument("--seeds", type=int, default=10)
     arguments = parser.parse_args()
     plan = Plan()
     runs = []

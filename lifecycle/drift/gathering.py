@@ -134,8 +134,8 @@ class Gathering:
             "declare a longer cell, or wait for more traffic"
         )
 
-    def reference(self, *, per_month: float, simulations: int, seed: int) -> Reference:
-        """The finished reference, calibrated: seconds to minutes."""
+    def reference(self, *, per_month: float, spells: int, simulations: int, seed: int) -> Reference:
+        """The finished reference, calibrated (:func:`lifecycle.drift.calibration.calibrate`): seconds to minutes."""
         if self.edges is None or not self.complete:
             raise RuntimeError("the reference is not complete; close its cells first")
         cadence = self._cadence
@@ -151,6 +151,7 @@ class Gathering:
             used,
             cadence,
             least=least,
+            spells=spells,
             per_month=per_month,
             simulations=simulations,
             seed=seed,
