@@ -75,9 +75,10 @@ class MonitorParts:
 
 
 class _Saved(msgspec.Struct, frozen=True):
-    """Value of the state topic: offsets by topic and partition, and the packed monitors."""
+    """Value of the state topic: by topic and partition the next offset and the newest time; the packed monitors."""
 
     offsets: dict[str, dict[int, int]]
+    times: dict[str, dict[int, int]]
     monitors: bytes
 
 
@@ -165,10 +166,13 @@ class _Session:
         self._consumer = Consumer(conf)
         try:
             self._drift = PipelineDrift(parts.pipeline, parts.settings)
-            self._next = self._restore()
+            saved = self._restore()
+            self._next = saved.offsets
             sources = (self._topics.verdicts, self._topics.labels_joined)
             counts = {topic: partitions_of(self._consumer, topic) for topic in sources}
-            self._progress = {topic: Progress(range(count)) for topic, count in counts.items()}
+            self._progress = {
+                topic: Progress(range(count), saved.times.get(topic, {})) for topic, count in counts.items()
+            }
             self._consumer.assign(
                 [
                     TopicPartition(topic, number, self._next.get(topic, {}).get(number, OFFSET_BEGINNING))
@@ -185,7 +189,7 @@ class _Session:
         log.info("monitoring", pipeline=parts.pipeline.name, as_of=self._drift.as_of)
         self._tell()
 
-    def _restore(self) -> dict[str, dict[int, int]]:
+    def _restore(self) -> _Saved:
         kafka, topic = self._parts.kafka, self._topics.drift_state
         group = f"{self._parts.pipeline.name}.monitor"
         newest: bytes | None = None
@@ -194,7 +198,7 @@ class _Session:
             for message in committed_records(consumer, topic, {0: span}):
                 newest = message.value() if message.key() == _STATE_KEY else newest
         if newest is None:
-            return {}
+            return _Saved({}, {}, b"")
         saved = msgspec.msgpack.decode(newest, type=_Saved)
         try:
             self._drift.restore(saved.monitors)
@@ -202,14 +206,17 @@ class _Session:
             # the offsets stay: what is behind them was judged under another pipeline or other settings
             log.warning("monitors begin anew", reason=str(error))
             self._drift = PipelineDrift(self._parts.pipeline, self._parts.settings)
-        return saved.offsets
+        return saved
 
     def step(self) -> None:
         """Read what is there (waiting a moment when nothing is), judge what is complete, write what is due."""
         first = self._consumer.poll(_IDLE_SECONDS)
         if first is not None:
             self._take([first, *self._consumer.consume(BATCH - 1, 0)])
+        before = self._drift.as_of
         alarms = self._drift.close(*(progress.value() for progress in self._progress.values()))
+        # that a partition ends tells something, too
+        self._dirty = self._dirty or self._drift.as_of != before
         if alarms or (self._dirty and self._parts.clock.monotonic() >= self._next_commit):
             self.commit(alarms)
 
@@ -218,7 +225,8 @@ class _Session:
         alarms = alarms or []
         if not self._dirty and not alarms:
             return
-        value = msgspec.msgpack.encode(_Saved(self._next, self._drift.snapshot()))
+        times = {topic: progress.times for topic, progress in self._progress.items()}
+        value = msgspec.msgpack.encode(_Saved(self._next, times, self._drift.snapshot()))
         if len(value) > MAX_MESSAGE_BYTES - 1024:
             raise Fatal(
                 f"the drift state has {len(value):,} bytes, more than a record may have",

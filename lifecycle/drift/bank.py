@@ -19,6 +19,9 @@ from lifecycle.drift.watch import Moved, Watch
 
 __all__ = ["Bank", "Rule"]
 
+MOST_SPELLS = 30
+"""Of a simulated month: with hardly any cool-down, what stays beyond its limit is told once a day at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -101,10 +104,13 @@ class Bank:
             warm_up = self.cadence.warm_up if self.watch is None else self.cadence.window
             self.gathering = Gathering(cell + 1, warm_up, self.column_count, self.cadence)
             return
-        reference = gathered.reference(
-            per_month=self.rule.per_month, simulations=self.rule.simulations, seed=self.rule.seed
-        )
         cool_down = -(-self.rule.cool_down // self.cadence.cell)
+        reference = gathered.reference(
+            per_month=self.rule.per_month,
+            spells=min(MOST_SPELLS, self.cadence.horizon, -(-self.cadence.horizon // max(cool_down, 1))),
+            simulations=self.rule.simulations,
+            seed=self.rule.seed,
+        )
         self.watch = Watch(reference, self.cadence, cool_down=cool_down, seed=self.rule.seed)
         self.open = gathered.open
 

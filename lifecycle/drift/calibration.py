@@ -2,10 +2,10 @@
 
 Every monitor gets the same chance of a false alarm in a month: its threshold is the same quantile of the largest
 statistic it reached in each simulated month. Which quantile, follows from what is to hold of all of them: the mean
-number of columns that raise an alarm in a month. It is estimated crosswise, on those simulated months that did not set
-the threshold (as the thresholds are extremes, they would look better on their own months). Compare Westfall and Young,
-"Resampling-based multiple testing" (1993). Monitors of one column that fire together are one alarm, so they are not
-corrected for as if they were independent.
+number of alarms in a month, where a column raises at most one in each *spell*, as long as the cool-down. It is
+estimated crosswise, on those simulated months that did not set the threshold (as the thresholds are extremes, they
+would look better on their own months). Compare Westfall and Young, "Resampling-based multiple testing" (1993). Monitors
+of one column that fire together are one alarm, so they are not corrected for as if they were independent.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from domain.batch import Floats
 from lifecycle.drift.expectation import Expectation, standardised
-from lifecycle.drift.paths import KINDS, WINDOWED, largest_sequential, window_statistics
+from lifecycle.drift.paths import KINDS, WINDOWED, in_spells, largest_sequential, window_statistics
 from lifecycle.drift.settings import MONTH, Cadence
 from lifecycle.drift.streams import resampled
 
@@ -51,16 +51,18 @@ def calibrate(
     cadence: Cadence,
     *,
     least: float,
+    spells: int,
     per_month: float,
     simulations: int,
     seed: int,
 ) -> Calibration:
     """Simulate months like the reference ``counts`` and choose thresholds for ``per_month`` false alarms in 30 days.
 
-    Windows of fewer than ``least`` events are not compared (:func:`lifecycle.drift.paths.least_events`).
+    Windows of fewer than ``least`` events are not compared (:func:`lifecycle.drift.paths.least_events`). A month has
+    ``spells``, in each of which a column is counted once.
     """
     largest = largest_in_months(
-        counts, first, expected, used, cadence, least=least, simulations=simulations, seed=seed
+        counts, first, expected, used, cadence, least=least, spells=spells, simulations=simulations, seed=seed
     )
     months = cadence.horizon * cadence.cell / MONTH
     found = thresholds_for(largest, per_month * months)
@@ -78,12 +80,13 @@ def largest_in_months(
     cadence: Cadence,
     *,
     least: float,
+    spells: int,
     simulations: int,
     seed: int,
 ) -> Floats:
-    """The largest statistics, float64[simulations, columns, kinds]."""
+    """The largest statistics of each part of each month, float64[simulations, spells, columns, kinds]."""
     columns = counts.shape[1]
-    out = np.empty((simulations, columns, len(KINDS)))
+    out = np.empty((simulations, spells, columns, len(KINDS)))
     prime = cadence.prime
     for start in range(0, columns, _CHUNK):
         part = slice(start, min(start + _CHUNK, columns))
@@ -96,15 +99,17 @@ def largest_in_months(
                 stream.counts, stream.slots, stream.expected, used[part], cadence, least
             )
             for kind, path in enumerate(statistics):
-                out[number, part, kind] = path[prime:].max(axis=0)
+                out[number, :, part, kind] = in_spells(path[prime:], spells)
             z[:, number] = standardised(stream.counts, stream.slots, stream.expected, cadence)
-        out[:, part, len(WINDOWED) :] = largest_sequential(z, cadence, seed)
+        largest = largest_sequential(z, cadence, seed, spells)
+        out[:, :, part, len(WINDOWED) :] = largest.transpose(1, 0, 2, 3)
     return out
 
 
 def thresholds_for(largest: Floats, alarms: float) -> Calibration:
-    """From ``largest`` (float64[months, columns, kinds]) the lowest thresholds that raise at most ``alarms`` a month.
+    """The lowest thresholds that raise at most ``alarms`` in a month.
 
+    ``largest`` are the largest statistics, float64[months, spells, columns, kinds].
     ``per_month`` of the answer is per simulated month.
     """
     months = len(largest)
@@ -117,7 +122,7 @@ def thresholds_for(largest: Floats, alarms: float) -> Calibration:
     # between two ranks the alarms grow evenly, as far as anybody can tell
     part = 1.0 if held <= alarms else (alarms - before) / (held - before)
     chance = (rank - 1 + part) / (half + 1)
-    ordered = -np.sort(-largest, axis=0)
+    ordered = -np.sort(-largest.max(axis=1), axis=0)
     place = chance * months
     if place >= 1.0:
         low = min(int(place), months - 1)
@@ -132,10 +137,6 @@ def thresholds_for(largest: Floats, alarms: float) -> Calibration:
 
 
 def _raised(own: Floats, others: Floats, rank: int) -> float:
-    """Alarms a month in ``others`` under the ``rank``-th largest of ``own``.
-
-    A column that alarms in a share p of the months does so -log(1 - p) times in each, if alarms come by chance.
-    """
-    threshold = -np.sort(-own, axis=0)[rank - 1]
-    share = (others > threshold).any(axis=2).mean(axis=0)
-    return float(-np.log1p(-np.minimum(share, 1.0 - 0.5 / len(others))).sum())
+    """Alarms a month in ``others`` under the ``rank``-th largest of ``own``."""
+    threshold = -np.sort(-own.max(axis=1), axis=0)[rank - 1]
+    return float((others > threshold).any(axis=3).sum(axis=(1, 2)).mean())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +16,13 @@ from lifecycle.drift.paths import least_events
 from lifecycle.drift.settings import Cadence
 from lifecycle.drift.watch import Reference
 
-__all__ = ["Gathering", "Keys", "count_into"]
+__all__ = ["Ahead", "Gathering", "Keys", "count_into"]
 
 Keys = npt.NDArray[np.uint64]
+
+
+AHEAD_BYTES = 2_000_000
+"""Of values that wait for the bins to be decided; they are part of the state."""
 
 
 def count_into(
@@ -38,11 +43,20 @@ def count_into(
             open_cells[cell] = counted
 
 
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """Rows that came before the bins were decided, because another partition lags behind."""
+
+    cells: Ints
+    x: Floats
+    weight: Floats
+
+
 class Gathering:
     """Gathers from ``first`` on: ``warm_up`` cells for the bins, then ``cadence.reference`` cells.
 
     The rows that decide about the bins are those with the smallest keys: keys are hashes of the rows' names, so it is
-    a fair sample, and the same one in whatever order rows come.
+    a fair sample, and the same one in whatever order rows come (unless more than :data:`AHEAD_BYTES` come too early).
     """
 
     def __init__(self, first: int, warm_up: int, columns: int, cadence: Cadence) -> None:
@@ -51,6 +65,7 @@ class Gathering:
         self._cadence = cadence
         self.keys: Keys = np.empty(0, dtype=np.uint64)
         self.sample: Floats = np.empty((0, columns))
+        self.ahead: list[Ahead] = []
         self.edges: tuple[Floats, ...] | None = None
         self.open: dict[int, Floats] = {}
         self.counts: list[Floats] = []
@@ -76,15 +91,20 @@ class Gathering:
         # those after its end are what the finished reference judges first
         counted = cells >= self.starts
         if counted.any():
-            self._fix()
-            assert self.edges is not None  # noqa: S101  (_fix sets it)
-            count_into(self.open, cells[counted], x[counted], weight[counted], self.edges)
+            rows = Ahead(cells[counted], x[counted], weight[counted])
+            if self.edges is None:
+                self.ahead.append(rows)
+                if sum(part.x.nbytes for part in self.ahead) > AHEAD_BYTES:
+                    self._fix()
+            else:
+                count_into(self.open, rows.cells, rows.x, rows.weight, self.edges)
 
     def close(self, cell: int) -> None:
         """No more rows of ``cell`` will come."""
+        if cell >= self.starts - 1:
+            self._fix()
         if self.complete or cell < self.starts:
             return
-        self._fix()
         assert self.edges is not None  # noqa: S101  (_fix sets it)
         empty = np.zeros((len(self.edges), width_of(self.edges)))
         self.counts.append(self.open.pop(cell, empty))
@@ -99,6 +119,9 @@ class Gathering:
             bins = self._cadence.bins
             self.edges = tuple(edges_of(column, bins) for column in self.sample.T)
             self.keys, self.sample = self.keys[:0], self.sample[:0]
+            for rows in self.ahead:
+                count_into(self.open, rows.cells, rows.x, rows.weight, self.edges)
+            self.ahead = []
 
     def thin(self) -> str | None:
         """Why what was gathered can not be a reference; None when it can."""
@@ -111,8 +134,8 @@ class Gathering:
             "declare a longer cell, or wait for more traffic"
         )
 
-    def reference(self, *, per_month: float, simulations: int, seed: int) -> Reference:
-        """The finished reference, calibrated: seconds to minutes."""
+    def reference(self, *, per_month: float, spells: int, simulations: int, seed: int) -> Reference:
+        """The finished reference, calibrated (:func:`lifecycle.drift.calibration.calibrate`): seconds to minutes."""
         if self.edges is None or not self.complete:
             raise RuntimeError("the reference is not complete; close its cells first")
         cadence = self._cadence
@@ -128,6 +151,7 @@ class Gathering:
             used,
             cadence,
             least=least,
+            spells=spells,
             per_month=per_month,
             simulations=simulations,
             seed=seed,

@@ -13,12 +13,13 @@ import numpy as np
 from domain.batch import Floats, Ints
 from lifecycle.drift.expectation import Expectation
 from lifecycle.drift.histogram import ks, psi
-from lifecycle.drift.sequential import FORGETTING, adwin_level, strengths
+from lifecycle.drift.sequential import FORGETTING, LADDER, adwin_level, strengths
 from lifecycle.drift.settings import Cadence
 
 __all__ = [
     "KINDS",
     "WINDOWED",
+    "in_spells",
     "largest_kswin",
     "largest_sequential",
     "least_events",
@@ -77,11 +78,20 @@ def page_hinkley(z: Floats, slack: float) -> Floats:
     return out
 
 
-def largest_kswin(z: Floats, cadence: Cadence, seed: int) -> Floats:
-    """The largest strength (-log10 p) that KSWIN finds in ``z`` (float64[cells, n]) after ``prime`` cells."""
+def in_spells(path: Floats, spells: int) -> Floats:
+    """The largest values of ``path`` (float64[cells, ...]) in each of ``spells`` equally long parts of it."""
+    parts: Floats = np.stack([part.max(axis=0) for part in np.array_split(path, spells)])
+    return parts
+
+
+def largest_kswin(z: Floats, cadence: Cadence, seed: int, spells: int) -> Floats:
+    """The largest strengths (-log10 p) that KSWIN finds in ``z`` (float64[prime + cells, n]) after ``prime`` cells.
+
+    float64[spells, n]
+    """
     size, latest = cadence.recent, cadence.latest
     rng = random.Random(seed)  # noqa: S311  (River draws so)
-    most = np.zeros(z.shape[1], dtype=np.int64)
+    most = np.zeros((len(z) - cadence.prime, z.shape[1]), dtype=np.int64)
     step = np.concatenate([np.full(latest, -1), np.full(latest, 1)])
     for end in range(size, len(z) + 1):
         drawn = rng.sample(range(size - latest), latest)
@@ -94,21 +104,22 @@ def largest_kswin(z: Floats, cadence: Cadence, seed: int) -> Floats:
         ranked = np.take_along_axis(both, order, axis=0)
         # within equal values the cumulated shares are not those of any value
         last = np.vstack([ranked[1:] != ranked[:-1], np.ones((1, z.shape[1]), dtype=np.bool_)])
-        most = np.maximum(most, (np.abs(sums) * last).max(axis=0))
-    return np.array(strengths(latest))[most]
+        most[end - 1 - cadence.prime] = (np.abs(sums) * last).max(axis=0)
+    return in_spells(np.array(strengths(latest))[most], spells)
 
 
-def largest_sequential(z: Floats, cadence: Cadence, seed: int) -> Floats:
+def largest_sequential(z: Floats, cadence: Cadence, seed: int, spells: int) -> Floats:
     """Of each path in ``z`` (float64[prime + horizon, streams, columns]) the largest statistics after ``prime``.
 
-    float64[streams, columns, 3], in the order of :data:`lifecycle.drift.sequential.SEQUENTIAL`.
+    float64[spells, streams, columns, 3], in the order of :data:`lifecycle.drift.sequential.SEQUENTIAL`. ADWIN's class
+    does not tell when it came closest: its largest stands in the first spell.
     """
     length, streams, columns = z.shape
-    out = np.empty((streams, columns, 3))
-    out[..., 0] = page_hinkley(z, cadence.slack)[cadence.prime :].max(axis=0)
+    out = np.empty((spells, streams, columns, 3))
+    out[..., 0] = in_spells(page_hinkley(z, cadence.slack)[cadence.prime :], spells)
     flat = z.reshape(length, -1)
-    out[..., 1] = np.reshape(
-        [adwin_level(path, cadence.prime) for path in flat.T.tolist()], (streams, columns)
-    )
-    out[..., 2] = largest_kswin(flat, cadence, seed).reshape(streams, columns)
+    out[..., 1] = LADDER[0] - 1.0
+    levels = [adwin_level(path, cadence.prime) for path in flat.T.tolist()]
+    out[0, ..., 1] = np.reshape(levels, (streams, columns))
+    out[..., 2] = largest_kswin(flat, cadence, seed, spells).reshape(spells, streams, columns)
     return out

@@ -1,9 +1,9 @@
 """All drift monitors of a pipeline: verdicts and labels in, alarms out.
 
-Two banks. ``traffic``: each feature, the score, the decision (0 allow, 1 review, 2 block), hour by hour. ``labels``:
-the error, day by day, of days whose labels are mature: of each event that turned out to be what the pipeline looks for,
-the share of traffic that looked *more* suspicious when it was scored (1 - score; its mean is 1 - AUC). It does not
-depend on thresholds, nor on how many labels say 0.
+Two banks. ``traffic``: each feature, the score, and the decision (0 allow, 1 review, 2 block), hour by hour.
+``labels``: the error, day by day, of days whose labels are mature: of each event that turned out to be what the
+pipeline looks for, the share of traffic that looked *more* suspicious when it was scored (1 - score; its mean is
+1 - AUC). It does not depend on thresholds, nor on how many labels say 0.
 """
 
 from __future__ import annotations

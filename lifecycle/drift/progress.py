@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 __all__ = ["Progress"]
 
@@ -12,10 +12,11 @@ class Progress:
 
     A partition that has more to read holds the others up at its own time, so that none of its records comes late; one
     that was read to its end holds nobody up. A partition that was never looked at holds everybody up.
+    ``times`` are those of a former life.
     """
 
-    def __init__(self, partitions: Iterable[int]) -> None:
-        self.times: dict[int, int] = {}
+    def __init__(self, partitions: Iterable[int], times: Mapping[int, int] | None = None) -> None:
+        self.times = dict(times or {})
         self._behind = set(partitions)
 
     def seen(self, partition: int, time: int) -> None:

@@ -16,7 +16,7 @@ from domain.batch import Floats
 from lifecycle.drift.bank import Bank
 from lifecycle.drift.calibration import Calibration
 from lifecycle.drift.expectation import Expectation
-from lifecycle.drift.gathering import Gathering
+from lifecycle.drift.gathering import Ahead, Gathering
 from lifecycle.drift.watch import Column, Reference, Watch
 
 __all__ = ["restore_bank", "snapshot_bank"]
@@ -79,6 +79,10 @@ def _edges_of(state: Arrays) -> tuple[Floats, ...]:
 
 def _gathering(gathering: Gathering) -> Arrays:
     arrays: dict[str, npt.NDArray[Any]] = {"keys": gathering.keys, "sample": gathering.sample}
+    if gathering.ahead:
+        arrays["ahead_cells"] = np.concatenate([part.cells for part in gathering.ahead])
+        arrays["ahead"] = np.concatenate([part.x for part in gathering.ahead])
+        arrays["ahead_weight"] = np.concatenate([part.weight for part in gathering.ahead])
     if gathering.edges is not None:
         arrays |= _edges(gathering.edges)
     if gathering.counts:
@@ -90,6 +94,9 @@ def _gathering(gathering: Gathering) -> Arrays:
 def _gathering_of(bank: Bank, state: Arrays) -> Gathering:
     gathering = Gathering(state.scalars["first"], state.scalars["warm_up"], bank.column_count, bank.cadence)
     gathering.keys, gathering.sample = state.arrays["keys"], state.arrays["sample"]
+    if "ahead" in state.arrays:
+        found = state.arrays
+        gathering.ahead = [Ahead(found["ahead_cells"], found["ahead"], found["ahead_weight"])]
     if "edges" in state.arrays:
         gathering.edges = _edges_of(state)
     if "counts" in state.arrays:

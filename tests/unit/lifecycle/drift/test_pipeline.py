@@ -159,3 +159,7 @@ def test_event_time_waits_for_the_slowest_that_has_more_to_read() -> None:
     assert progress.value() == 20
     progress.seen(0, 60)
     assert progress.value() == 20
+    revived = Progress(range(2), progress.times)
+    revived.at_end(0)
+    revived.at_end(1)
+    assert revived.value() == 60
