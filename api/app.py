@@ -11,7 +11,7 @@ from api import openapi, problems
 from api.deps import ApiDeps
 from api.guard import Guard
 from api.metrics import ApiMetrics
-from api.routes import health, live, models, score, verdicts
+from api.routes import health, labels, live, models, score, verdicts
 
 __all__ = ["create_app"]
 
@@ -45,6 +45,7 @@ def create_app(deps: ApiDeps) -> FastAPI:
     app.state.streams = streams
     problems.install(app)
     app.include_router(score.router(deps, metrics))
+    app.include_router(labels.router(deps, metrics))
     app.include_router(live.router(deps, metrics, streams))
     app.include_router(verdicts.router(deps))
     app.include_router(models.router(deps))

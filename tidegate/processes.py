@@ -32,6 +32,7 @@ from scoring.verdicts import VerdictEncoder
 from stream.archiver import ArchiverMetrics, run_archiver
 from stream.feed import KafkaVerdictFeed
 from stream.gateway import KafkaScoreGateway
+from stream.label_gateway import KafkaLabelSink
 from stream.topics import Topics, partition_of, partitions_of
 from stream.worker import WorkerConfig, WorkerParts, run_worker
 from stream.worker_metrics import WorkerMetrics
@@ -155,13 +156,16 @@ def api(settings: Settings, stop: threading.Event) -> None:
     client = connect(settings.redis_url.get_secret_value())
     gateway = KafkaScoreGateway(conf, pipeline.name, f"{settings.worker_id}:{settings.api_port}")
     feed = KafkaVerdictFeed(conf, pipeline.name)
+    labels = KafkaLabelSink(conf, pipeline.name)
     hot = _hot(settings, pipeline)
 
     async def start() -> None:
         await gateway.start()
         await feed.start()
+        await labels.start()
 
     async def close() -> None:
+        await labels.close()
         await feed.close()
         await gateway.close()
 
@@ -170,6 +174,7 @@ def api(settings: Settings, stop: threading.Event) -> None:
         codec=codec,
         protector=protector,
         gateway=gateway,
+        labels=labels,
         feed=feed,
         hot=hot,
         models=_ReportedModels(WorkerReports(client, pipeline.name)),
