@@ -6,7 +6,7 @@ Raw means: nobody has looked for the event yet. The joiner does; what it writes 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -41,7 +41,7 @@ class RawLabel(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     key: bytes
-    label: int | None
+    label: Literal[0, 1] | None
     source: str
     known_at: int
     event_time: int | None = None
@@ -115,7 +115,7 @@ class RawLabelCodec:
         return RawLabel(
             id=self._protect(str(wire)) if self._field.sensitive else str(wire),
             key=str(wire).encode(),
-            label=label,
+            label=None if label is None else 1 if label else 0,
             source=source,
             known_at=received_at if known_at is None else known_at,
             event_time=event_time,

@@ -18,7 +18,7 @@ from confluent_kafka import Consumer
 from domain.errors import EventRejected, Fatal
 from domain.label_codec import JoinedLabel, LabelCodec
 from domain.pipeline import Pipeline
-from domain.verdict import Flag
+from lifecycle.heard_verdict import hear, said_of
 from lifecycle.label_import import ImportPlan, LabelledEvent, Present, decide, plan_import, records
 from lifecycle.label_rows import Told
 from stream.kafka import KafkaConnection
@@ -30,30 +30,6 @@ __all__ = ["LabelImporter", "LabelLogs", "preview"]
 
 BATCH = 1_000
 """Changes per transaction: few enough that a failed one costs little, enough that commits do not dominate."""
-
-
-class _Heard(msgspec.Struct, frozen=True, gc=False):
-    """The part of a verdict that labels need; decoding no more than that is several times as fast."""
-
-    id: str
-    event_time: int
-    entities: dict[str, str]
-    flags: list[str]
-    features: msgspec.Raw = msgspec.Raw(b"null")
-    detectors: msgspec.Raw = msgspec.Raw(b"null")
-    score: float | None = None
-
-
-class _Rank(msgspec.Struct, frozen=True, gc=False):
-    rank: float | None = None
-
-
-def _said(verdict: _Heard) -> bytes:
-    """What the verdict said, as JSON of :class:`domain.label_codec.Said`."""
-    said = msgspec.json.decode(verdict.detectors, type=dict[str, _Rank])
-    ranks = {name: one.rank for name, one in said.items()}
-    record = {"features": verdict.features, "ranks": ranks, "score": verdict.score}
-    return msgspec.json.encode(record)
 
 
 class LabelLogs:
@@ -125,20 +101,19 @@ class LabelLogs:
         if not ids:
             return found, incomplete
         topic = self._topics.verdicts
-        decode = msgspec.json.Decoder(_Heard).decode
         texts: dict[str, str] = {}
         keys: dict[bytes | None, bytes | None] = {}
         for number, message in enumerate(self._records(topic), 1):
             if not number % BATCH:
                 progress(BATCH)
             try:
-                verdict = decode(message.value() or b"")
+                verdict = hear(message.value() or b"")
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise Fatal(
                     f"{topic} {message.partition()}:{message.offset()} is no verdict: {error}",
                     remedy="let nobody but the workers write there; delete that record",
                 ) from error
-            if verdict.id not in ids or Flag.DUPLICATE in verdict.flags:
+            if verdict.id not in ids or verdict.duplicate:
                 continue
             values = tuple(verdict.entities.get(name, "") for name in self._entities)
             if not all(values):
@@ -149,7 +124,7 @@ class LabelLogs:
                 tuple(texts.setdefault(value, value) for value in values),
                 message.partition(),
                 keys.setdefault(message.key(), message.key()),
-                _said(verdict) if self._learns else None,
+                said_of(verdict) if self._learns else None,
             )
             before = found.get(verdict.id)
             if before is None or (event.time, event.partition) < (before.time, before.partition):
