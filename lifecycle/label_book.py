@@ -41,11 +41,11 @@ INSERT INTO book (id, state) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET
 
 
 class LabelBook:
-    """States by event id (as in verdicts). Belongs to one thread; about 400 bytes of disk an event."""
+    """States by event id (as in verdicts). One thread at a time; about 400 bytes of disk an event."""
 
     def __init__(self) -> None:
         # the empty name means a temporary file of this connection alone
-        self._db = sqlite3.connect("", isolation_level=None)
+        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._db.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
         self._db.execute("PRAGMA journal_mode = OFF")
         self._db.execute("PRAGMA synchronous = OFF")
@@ -53,6 +53,10 @@ class LabelBook:
         self._encode = msgspec.json.Encoder().encode
         self._decode = msgspec.json.Decoder(LabelState).decode
         self._place = msgspec.json.Decoder(EventPlace).decode
+
+    def __del__(self) -> None:
+        """Whoever fails while it is being filled leaves it behind."""
+        self._db.close()
 
     def load_states(self, records: Iterable[tuple[str, bytes | None]]) -> None:
         """Take in the next records of ``labels.claims``: (id, JSON of a state; None forgets it).
@@ -98,6 +102,11 @@ class LabelBook:
                 self._db.execute("DELETE FROM book WHERE id = ?", (id_,))
             else:
                 self._db.execute(_OURS, (id_, self._encode(state)))
+
+    def encoded(self, states: Iterable[tuple[str, LabelState | None]]) -> Iterator[tuple[str, bytes | None]]:
+        """States as records of ``labels.claims``."""
+        for id_, state in states:
+            yield id_, None if state is None else self._encode(state)
 
     def waiting(self) -> Iterator[tuple[str, LabelState]]:
         """Ids and states of which some label waits for its event."""

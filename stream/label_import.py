@@ -26,10 +26,19 @@ from stream.log_reading import committed_records, ends, reader_conf
 from stream.outbox import Fenced, Outbox, Outgoing, Record
 from stream.topics import Topics, partitions_of
 
-__all__ = ["LabelImporter", "LabelLogs", "preview"]
+__all__ = ["LabelImporter", "LabelLogs", "preview", "writer_id"]
 
 BATCH = 1_000
 """Changes per transaction: few enough that a failed one costs little, enough that commits do not dominate."""
+
+
+def writer_id(pipeline: str) -> str:
+    """The transactional id of whoever writes ``labels.joined``: imports and the joiner lock each other out by it.
+
+    Each of them says what held before, so there must be one at a time, and whoever begins reads what is there.
+    """
+    # not tidegate-<pipeline>-<...>: those are the workers', and a worker may have any name
+    return f"tidegate-{pipeline}.labels-import"
 
 
 class LabelLogs:
@@ -175,8 +184,7 @@ class LabelImporter:
         self._encode = LabelCodec(pipeline).encode
         self._batch = batch
         self._logs = LabelLogs(kafka, pipeline)
-        # not tidegate-<pipeline>-<...>: those are the workers', and a worker may have any name
-        name = f"tidegate-{pipeline.name}.labels-import"
+        name = writer_id(pipeline.name)
         self._outbox = Outbox(kafka.transactional_producer(name, name), self._topics.verdicts, at)
         # only names a group to the transaction, in which no offsets are committed; it never reads
         self._member = Consumer(kafka.reader(name, f"{pipeline.name}.labels-import"))
@@ -201,8 +209,9 @@ class LabelImporter:
                 self._outbox.send(Outgoing(others=batch), [], self._member.consumer_group_metadata())
             except Fenced as error:
                 raise Fatal(
-                    f"another import of labels into {self._topics.labels_joined} has begun and locked this one out",
-                    remedy="let it finish; then run this again for what is left",
+                    f"another import of labels into {self._topics.labels_joined}, or the joiner, has begun and locked "
+                    "this one out",
+                    remedy="let the import finish; then run this again for what is left",
                 ) from error
             written(len(batch))
         return plan
