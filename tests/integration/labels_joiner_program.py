@@ -40,9 +40,10 @@ def parts_of(
     *,
     near: VerdictFinder | None = None,
     at: Callable[[str], None] = lambda point: None,
+    **extra: object,
 ) -> JoinerParts:
-    """A joiner without Redis: verdicts come from the topic."""
-    kafka = KafkaConnection(bootstrap)
+    """A joiner without Redis: verdicts come from the topic. ``extra`` goes to every Kafka client."""
+    kafka = KafkaConnection(bootstrap, extra)
     scan = TopicVerdictFinder(kafka, pipeline.name)
     return JoinerParts(
         kafka=kafka,
@@ -68,7 +69,9 @@ def main() -> None:
 
     pipeline = load(pipeline_file)
     near = None if where == "near" else Nowhere()
-    run_joiner(parts_of(bootstrap, pipeline, near=near, at=at), threading.Event())
+    # it will be missed soon after it is killed
+    quick = {"session.timeout.ms": 1_500, "heartbeat.interval.ms": 300, "log_level": 2}
+    run_joiner(parts_of(bootstrap, pipeline, near=near, at=at, **quick), threading.Event())
 
 
 if __name__ == "__main__":
