@@ -22,6 +22,7 @@ from domain.clock import SystemClock
 from domain.codec import EventCodec
 from domain.errors import StoreUnavailable
 from domain.pipeline import Pipeline
+from domain.raw_label import RawLabelCodec
 from featurestore.hot_verdicts import RedisHotVerdicts
 from featurestore.hot_verdicts_port import HotLimits
 from featurestore.online import RedisStateStore
@@ -32,8 +33,11 @@ from scoring.verdicts import VerdictEncoder
 from stream.archiver import ArchiverMetrics, run_archiver
 from stream.feed import KafkaVerdictFeed
 from stream.gateway import KafkaScoreGateway
+from stream.joiner_metrics import JoinerMetrics
 from stream.label_gateway import KafkaLabelSink
+from stream.label_joiner import JoinerParts, run_joiner
 from stream.topics import Topics, partition_of, partitions_of
+from stream.verdict_scan import TopicVerdictFinder
 from stream.worker import WorkerConfig, WorkerParts, run_worker
 from stream.worker_metrics import WorkerMetrics
 from tidegate.loading import load
@@ -41,7 +45,7 @@ from tidegate.settings import Settings
 from tidegate.version import CODE_VERSION
 from tidegate.warm import warm_up
 
-__all__ = ["api", "archiver", "stop_on_signals", "worker"]
+__all__ = ["api", "archiver", "joiner", "stop_on_signals", "worker"]
 
 log = structlog.get_logger(__name__)
 
@@ -142,6 +146,27 @@ def archiver(settings: Settings, stop: threading.Event) -> None:
         stop,
         SystemClock(),
         metrics=ArchiverMetrics(registry),
+    )
+
+
+def joiner(settings: Settings, stop: threading.Event) -> None:
+    """Join labels to their events until ``stop`` is set."""
+    pipeline = load(settings.pipeline)
+    registry = CollectorRegistry()
+    if settings.metrics_port:
+        start_http_server(settings.metrics_port, settings.metrics_host, registry)
+    log.info("joiner starts", pipeline=pipeline.name)
+    run_joiner(
+        JoinerParts(
+            kafka=settings.kafka(),
+            pipeline=pipeline,
+            codec=RawLabelCodec(pipeline, settings.protector()),
+            near=_hot(settings, pipeline),
+            far=TopicVerdictFinder(settings.kafka(), pipeline.name),
+            clock=SystemClock(),
+            metrics=JoinerMetrics(registry),
+        ),
+        stop,
     )
 
 

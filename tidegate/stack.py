@@ -107,7 +107,7 @@ class Stack:
                 "TIDEGATE_REDIS_URL": redis.url,
                 "TIDEGATE_WORKER_ID": "worker-1",
             }
-            for name in ("worker", "archiver", "api"):
+            for name in ("worker", "archiver", "joiner", "api"):
                 port = config.api_port if name == "api" else 0
                 process = _Process(name, config.directory / name, environment, port)
                 self._processes.append(self._exit.enter_context(process))
