@@ -1,4 +1,4 @@
-"""What Kafka says of labels, read into a :class:`lifecycle.label_book.LabelBook`."""
+"""What Kafka says of labels, read once: all of it, or into a :class:`lifecycle.label_book.LabelBook`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stream.kafka import KafkaConnection
 from stream.log_reading import committed_records, ends, reader_conf
 from stream.topics import Topics, partitions_of
 
-__all__ = ["read_book"]
+__all__ = ["joined_labels", "read_book", "topic_records"]
 
 _CHUNK = 5_000
 
@@ -29,7 +29,7 @@ def read_book(kafka: KafkaConnection, pipeline: Pipeline, book: LabelBook) -> No
     """
     topics = Topics(pipeline.name)
     conf = reader_conf(kafka, f"tidegate-joiner-{pipeline.name}", f"{pipeline.name}.joiner")
-    claims = ((m.key().decode(), m.value()) for m in _records(conf, topics.label_claims))
+    claims = ((m.key().decode(), m.value()) for m in topic_records(conf, topics.label_claims))
     try:
         book.load_states(claims)
     except (msgspec.DecodeError, UnicodeDecodeError, AttributeError) as error:
@@ -37,13 +37,14 @@ def read_book(kafka: KafkaConnection, pipeline: Pipeline, book: LabelBook) -> No
             f"{topics.label_claims} holds a record that is none of ours: {error}",
             remedy="let nobody but the joiner write there; delete that record",
         ) from error
-    joined = _joined(conf, topics.labels_joined, LabelCodec(pipeline))
+    joined = joined_labels(conf, topics.labels_joined, LabelCodec(pipeline))
     while chunk := list(islice(joined, _CHUNK)):
         book.load_joined(chunk)
 
 
-def _joined(conf: dict[str, Any], topic: str, codec: LabelCodec) -> Iterator[tuple[int, JoinedLabel]]:
-    for message in _records(conf, topic):
+def joined_labels(conf: dict[str, Any], topic: str, codec: LabelCodec) -> Iterator[tuple[int, JoinedLabel]]:
+    """Partition and label of every record of ``labels.joined`` that the worker counts."""
+    for message in topic_records(conf, topic):
         try:
             label = codec.decode(message.value() or b"", received_at=message.timestamp()[1] * 1000)
         except EventRejected:
@@ -51,7 +52,8 @@ def _joined(conf: dict[str, Any], topic: str, codec: LabelCodec) -> Iterator[tup
         yield message.partition(), label
 
 
-def _records(conf: dict[str, Any], topic: str) -> Iterator[Any]:
+def topic_records(conf: dict[str, Any], topic: str) -> Iterator[Any]:
+    """Every committed record of ``topic``, up to the end of the log when this begins; ``conf`` as of reader_conf."""
     probe, consumer = Consumer({**conf, "isolation.level": "read_uncommitted"}), Consumer(conf)
     try:
         spans = {partition: ends(probe, topic, partition) for partition in range(partitions_of(probe, topic))}

@@ -1,4 +1,4 @@
-"""``tidegate labels import``: a file that says what events turned out to be, into the features that count it."""
+"""``tidegate labels import | report``: a file that says what events turned out to be; and what comes of labels."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ from stream.label_import import LabelImporter, LabelLogs, preview
 from stream.topics import Topics
 from tidegate.commands.dlq import moment
 from tidegate.commands.dlq_view import safe_text
+from tidegate.commands.labels_report import report
 from tidegate.loading import load
 from tidegate.settings import Settings
 
 __all__ = ["app"]
 
 app = typer.Typer(help="Labels: what events turned out to be.", no_args_is_help=True)
+
+app.command("report")(report)
 
 NAMED = 20
 """Events without a verdict that are shown by name; all go to --orphans."""
