@@ -24,7 +24,7 @@ from stream.dead_letters import HEADER_OFFSET, HEADER_REASON, HEADER_TOPIC
 from stream.label_joiner import JoinerParts, run_joiner
 from stream.topics import PARTITIONER
 from tests.integration.labels_joiner_program import Nowhere, parts_of
-from tests.integration.test_labels_import import KNOWN, LABELS, START, joined, labels_file, run_import
+from tests.integration.test_labels_import import KNOWN, LABELS, START, Row, joined, labels_file, run_import
 from tests.system.scene import Scene, eventually
 
 pytestmark = [pytest.mark.kafka]
@@ -253,12 +253,32 @@ def test_an_import_and_the_joiner_tell_one_story(scene: Scene) -> None:
         )
 
 
+def test_a_file_goes_through_the_joiner_that_runs(scene: Scene) -> None:
+    verdicts(scene, 0, 4)
+    rows: list[Row] = [("e1", 1, KNOWN), ("e2", 1, KNOWN), ("e1", None, KNOWN + 1)]
+    path = labels_file(scene, "l.csv", rows)
+    parts = parts_of(scene.bootstrap, scene.pipeline)
+    with joining(parts):
+        eventually("the joiner to lead", lambda: leads(parts))
+        assert run_import(scene, path) == {
+            "topic": scene.topics.labels, "dry_run": False, "rows": 3, "sent": 3
+        }  # fmt: skip
+        assert run_import(scene, path)["sent"] == 3
+        await_changes(scene, [("e1", None, 1), ("e1", 1, None), ("e2", None, 1)])
+        assert "source is not one of those" in run_import(scene, path, "--origin", "my aunt", code=2)
+        eventually("the repetition", lambda: parts.metrics.unchanged._value.get() == 3)
+    assert len(changes(scene)) == 3
+    assert run_import(scene, labels_file(scene, "m.csv", [("e3", 0, KNOWN)]))["written"] == 1
+
+
+def leads(parts: JoinerParts) -> bool:
+    """Whether this joiner is the one that works."""
+    return bool(parts.metrics.active._value.get())
+
+
 def test_of_two_joiners_one_stands_by_and_takes_over(scene: Scene) -> None:
     verdicts(scene, 0, 4)
     first, second = (parts_of(scene.bootstrap, scene.pipeline) for _ in range(2))
-
-    def leads(parts: JoinerParts) -> bool:
-        return bool(parts.metrics.active._value.get())
 
     stop = threading.Event()
     thread = threading.Thread(target=run_joiner, args=(first, stop))

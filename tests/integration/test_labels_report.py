@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from domain.clock import from_micros
 from domain.verdict import DecisionName, Flag, Source, Verdict, Versions
 from lifecycle.evaluation import DAY
-from tests.integration.test_labels_import import LABELS, START, labels_file, run_import
+from tests.integration.test_labels_import import LABELS, START, Row, labels_file, run_import
 from tests.system.scene import Scene
 from tidegate.commands.labels import app
 
@@ -49,7 +49,7 @@ def test_only_mature_days_are_judged(kafka: str, topic_prefix: str, tmp_path: Pa
             )
             producer.produce(scene.topics.verdicts, msgspec.json.encode(verdict), "a", partition=n % 2)
         assert producer.flush(30) == 0
-        labels = [
+        labels: list[Row] = [
             ("a", 1, FIRST + DAY),
             ("b", 1, FIRST + DAY),
             ("b", 0, FIRST + 2 * DAY),
