@@ -49,6 +49,8 @@ class LabelBook:
         self._db.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
         self._db.execute("PRAGMA journal_mode = OFF")
         self._db.execute("PRAGMA synchronous = OFF")
+        # one transaction that never ends: nobody else reads, and nothing shall outlive this process
+        self._db.execute("BEGIN")
         self._db.execute(_TABLE)
         self._encode = msgspec.json.Encoder().encode
         self._decode = msgspec.json.Decoder(LabelState).decode

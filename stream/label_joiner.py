@@ -181,6 +181,10 @@ class _Lead:
         places = [TopicPartition(topic, p) for p in range(partitions_of(self._reader, topic))]
         try:
             committed = self._reader.committed(places, timeout=ASK_SECONDS)
+            for place in committed:
+                if place.error is not None:
+                    # not to be taken for "none committed": labels would be read again
+                    raise KafkaException(place.error)
         except KafkaException as error:
             raise Retriable(
                 f"Kafka did not say how far labels were joined: {error.args[0]}",
