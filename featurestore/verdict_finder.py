@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
-__all__ = ["VerdictFinder"]
+__all__ = ["InTurn", "VerdictFinder"]
 
 
 class VerdictFinder(Protocol):
@@ -17,3 +17,19 @@ class VerdictFinder(Protocol):
         Raises Retriable when the store does not answer: then nothing is known of any of them.
         """
         ...
+
+
+class InTurn:
+    """Asks several stores, each for what those before it do not keep; answers only if all that are asked answer."""
+
+    def __init__(self, stores: Sequence[VerdictFinder]) -> None:
+        self._stores = stores
+
+    def find(self, ids: Collection[str]) -> dict[str, bytes]:
+        """See :class:`VerdictFinder`."""
+        found: dict[str, bytes] = {}
+        for store in self._stores:
+            left = [id_ for id_ in ids if id_ not in found]
+            if left:
+                found |= store.find(left)
+        return found

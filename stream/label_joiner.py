@@ -22,7 +22,7 @@ from domain.errors import EventRejected, Fatal, Reject, Retriable
 from domain.label_codec import LabelCodec
 from domain.pipeline import Pipeline
 from domain.raw_label import RawLabelCodec
-from featurestore.verdict_finder import VerdictFinder
+from featurestore.verdict_finder import InTurn, VerdictFinder
 from lifecycle.label_book import LabelBook
 from lifecycle.label_joining import MAX_WAITING, Arrived, Joined, LabelJoining, Letter
 from stream.dead_letters import dead_letter
@@ -173,6 +173,7 @@ class _Lead:
         self._joining = LabelJoining(
             parts.pipeline, self._book, max_waiting=parts.max_waiting, now=parts.clock.now()
         )
+        self._everywhere = InTurn((parts.near, parts.far))
         self._next_search = 0.0
         self._begin()
 
@@ -257,10 +258,7 @@ class _Lead:
         if not ids:
             return
         try:
-            found = self._parts.near.find(ids)
-            left = [id_ for id_ in ids if id_ not in found]
-            if left:
-                found = {**self._parts.far.find(left), **found}
+            found = self._everywhere.find(ids)
         except Retriable as error:
             self._parts.metrics.searches.labels("failed").inc()
             log.warning("no answer where verdicts are; labels wait on", process="joiner", error=str(error))

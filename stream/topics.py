@@ -209,7 +209,8 @@ def _wanted(names: Topics, count: int, replication: int, replies: int) -> list[N
         (names.replies, replies, short),
         (names.labels, count, arrived),
         (names.raw_label_dead_letters, count, letters),
-        (names.label_claims, count, kept),
+        # 32 waiting labels of 64 KB each, as base64
+        (names.label_claims, count, {**big, **kept}),
         (names.labels_joined, count, {}),
         (names.label_dead_letters, count, letters),
     ]

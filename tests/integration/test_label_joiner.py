@@ -20,11 +20,24 @@ from confluent_kafka import Producer
 from domain.errors import StoreUnavailable
 from domain.pipeline_labels import LabelsSpec
 from domain.verdict import DecisionName, DetectorOutput, Source, Verdict, Versions
+from lifecycle.label_joining import MAX_PER_EVENT
 from stream.dead_letters import HEADER_OFFSET, HEADER_REASON, HEADER_TOPIC
+from stream.kafka import KafkaConnection
 from stream.label_joiner import JoinerParts, run_joiner
+from stream.label_sender import joiner_runs
 from stream.topics import PARTITIONER
 from tests.integration.labels_joiner_program import Nowhere, parts_of
-from tests.integration.test_labels_import import KNOWN, LABELS, START, Row, joined, labels_file, run_import
+from tests.integration.test_labels_import import (
+    KNOWN,
+    LABELS,
+    START,
+    Row,
+    joined,
+    labels_file,
+    rates_by_hand,
+    run_import,
+)
+from tests.system.events import events
 from tests.system.scene import Scene, eventually
 
 pytestmark = [pytest.mark.kafka]
@@ -55,12 +68,13 @@ def verdicts(scene: Scene, first: int, count: int) -> None:
     assert producer.flush(30) == 0
 
 
-def say(scene: Scene, *labels: dict[str, Any], key: bytes | None = None) -> None:
+def say(scene: Scene, *labels: dict[str, Any], key: bytes | None = None, size: int = 0) -> None:
     """Raw labels as anybody writes them."""
     producer = Producer({"bootstrap.servers": scene.bootstrap, "partitioner": PARTITIONER})
     for one in labels:
         record = {"source": "analyst", "known_at": KNOWN, **one}
-        producer.produce(scene.topics.labels, json.dumps(record).encode(), key or str(one["id"]).encode())
+        value = json.dumps(record).ljust(size).encode()
+        producer.produce(scene.topics.labels, value, key or str(one["id"]).encode())
     assert producer.flush(30) == 0
 
 
@@ -113,6 +127,12 @@ def await_changes(scene: Scene, wanted: list[Change]) -> None:
     reader = scene.reader(scene.topics.labels_joined)
     scene.await_count(reader, len(wanted))
     assert sorted(changes(scene), key=str) == sorted(wanted, key=str)
+
+
+def await_departure(scene: Scene) -> None:
+    """Until the group knows that its joiner has left."""
+    kafka = KafkaConnection(scene.bootstrap)
+    eventually("an empty group", lambda: not joiner_runs(kafka, scene.pipeline.name))
 
 
 def test_labels_are_joined_by_precedence_and_what_is_wrong_becomes_a_letter(scene: Scene) -> None:
@@ -207,7 +227,9 @@ class Away:
 def test_orphans_outlive_the_joiner_and_are_given_up_only_after_a_search(scene: Scene, kafka: str) -> None:
     letters = scene.reader(scene.topics.raw_label_dead_letters)
     claims = scene.reader(scene.topics.label_claims)
-    say(scene, {"id": "e1", "label": 1}, {"id": "nobody", "label": 1})
+    say(scene, {"id": "e1", "label": 1})
+    # as many and as large as one event's may be
+    say(scene, *[{"id": "nobody", "label": n % 2} for n in range(MAX_PER_EVENT)], size=60_000)
     parts = parts_of(scene.bootstrap, scene.pipeline, near=Nowhere())
     away = Away(parts.far)
     impatient = msgspec.structs.replace(
@@ -221,9 +243,10 @@ def test_orphans_outlive_the_joiner_and_are_given_up_only_after_a_search(scene: 
     verdicts(scene, 0, 2)
     away.back = True
     with joining(replace(parts, pipeline=impatient, far=away)):
-        scene.await_count(letters, 1)
+        scene.await_count(letters, MAX_PER_EVENT)
         await_changes(scene, [("e1", None, 1)])
-    [letter] = letters.messages
+    letter = letters.messages[-1]
+    assert len(letter.value()) == 60_000
     assert (letter.key(), dict(letter.headers())[HEADER_REASON]) == (b"nobody", b"no_verdict")
     assert json.loads(letter.value()) == {"id": "nobody", "label": 1, "source": "analyst", "known_at": KNOWN}
 
@@ -239,6 +262,7 @@ def test_an_import_and_the_joiner_tell_one_story(scene: Scene) -> None:
     )
     with joining(parts_of(scene.bootstrap, scene.pipeline)):
         await_changes(scene, [("e1", None, 1), ("e2", None, 1), ("e1", 1, 0)])
+    await_departure(scene)
     later = labels_file(scene, "m.csv", [("e1", 1, KNOWN + 2), ("e2", 1, KNOWN + 2), ("e3", 0, KNOWN)])
     assert run_import(scene, later)["written"] == 2
     say(
@@ -268,7 +292,38 @@ def test_a_file_goes_through_the_joiner_that_runs(scene: Scene) -> None:
         assert "source is not one of those" in run_import(scene, path, "--origin", "my aunt", code=2)
         eventually("the repetition", lambda: parts.metrics.unchanged._value.get() == 3)
     assert len(changes(scene)) == 3
+    await_departure(scene)
     assert run_import(scene, labels_file(scene, "m.csv", [("e3", 0, KNOWN)]))["written"] == 1
+
+
+@pytest.mark.redis
+@pytest.mark.slow
+def test_features_count_what_is_joined_and_no_longer_when_it_is_taken_back(
+    kafka: str, redis_url: str, topic_prefix: str, tmp_path: Path
+) -> None:
+    with Scene.open(kafka, redis_url, LABELS, topic_prefix, tmp_path) as scene:
+        reader = scene.reader()
+        scene.worker().start()
+        scene.send(events(300))
+        scene.await_count(reader, 300)
+        positive = {f"e{n}" for n in range(0, 300, 3)}
+        with joining(parts_of(kafka, scene.pipeline)):
+            log = scene.reader(scene.topics.labels_joined)
+            say(scene, *({"id": id_, "label": 1, "known_at": START} for id_ in sorted(positive)))
+            scene.await_count(log, len(positive))
+            scene.send(events(60, first=300))
+            scene.await_count(reader, 360)
+            wanted, found = rates_by_hand(reader, positive)
+            assert found == wanted
+            assert any(wanted)
+            back = sorted(positive)[::2]
+            say(scene, *({"id": id_, "label": None, "known_at": START + 1} for id_ in back))
+            scene.await_count(log, len(positive) + len(back))
+        scene.send(events(60, first=360))
+        scene.await_count(reader, 420)
+        wanted, found = rates_by_hand(reader, positive - {*back})
+        assert found == wanted
+        assert wanted != rates_by_hand(reader, positive)[0]
 
 
 def leads(parts: JoinerParts) -> bool:
@@ -280,17 +335,10 @@ def test_of_two_joiners_one_stands_by_and_takes_over(scene: Scene) -> None:
     verdicts(scene, 0, 4)
     first, second = (parts_of(scene.bootstrap, scene.pipeline) for _ in range(2))
 
-    stop = threading.Event()
-    thread = threading.Thread(target=run_joiner, args=(first, stop))
-    with joining(second):
-        thread.start()
-        say(scene, {"id": "e1", "label": 1})
-        await_changes(scene, [("e1", None, 1)])
-    try:
-        eventually("the other to lead", lambda: leads(first))
+    with joining(first):
+        with joining(second):
+            say(scene, {"id": "e1", "label": 1})
+            await_changes(scene, [("e1", None, 1)])
+        eventually("the one that is left to lead", lambda: leads(first))
         say(scene, {"id": "e1", "label": 0, "known_at": KNOWN + 1})
         await_changes(scene, [("e1", None, 1), ("e1", 1, 0)])
-    finally:
-        stop.set()
-        thread.join(60)
-    assert not thread.is_alive()
