@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from api.ports import (
     DriftView,
     DryRunner,
+    LabelSink,
     ModelRegistry,
     ModelsView,
     Probe,
@@ -74,6 +75,7 @@ class ApiDeps:
     codec: EventCodec
     protector: Protector
     gateway: ScoreGateway
+    labels: LabelSink
     feed: VerdictFeed
     hot: VerdictReader
     models: ModelsView

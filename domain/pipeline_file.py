@@ -17,6 +17,7 @@ from domain.pipeline_decision import Kinds, read_decision, read_detectors
 from domain.pipeline_event import read_event
 from domain.pipeline_features import CheckExpression, read_features
 from domain.pipeline_guards import read_guards
+from domain.pipeline_labels import read_labels
 from domain.pipeline_reader import Report, Section
 from domain.pipeline_retraining import read_retraining
 from domain.pipeline_schema import json_schema
@@ -25,11 +26,21 @@ from domain.pipeline_yaml import MAX_FILE_BYTES, read_yaml
 __all__ = ["digest_of", "json_schema", "load_pipeline", "parse_pipeline"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-_KEYS = ("pipeline", "version", "seed", "event", "features", "detectors", "decision", "guards", "retraining")
+_KEYS = (
+    "pipeline",
+    "version",
+    "seed",
+    "event",
+    "features",
+    "detectors",
+    "decision",
+    "guards",
+    "labels",
+    "retraining",
+)
 _NOT_BUILT = {
     "rules": "Remove it; decide with detectors and budgets until rules are there.",
     "lists": "Remove it; decide with detectors and budgets until lists are there.",
-    "labels": "Remove it; give labels to `tidegate backtest --labels` until label topics are there.",
 }
 
 
@@ -83,9 +94,9 @@ def parse_pipeline(
 
 
 def digest_of(pipeline: Pipeline) -> str:
-    """SHA-256 (hex) of the canonical JSON of the declaration, its digest left empty, without ``retraining``."""
+    """SHA-256 (hex) of the canonical JSON of the declaration, without its digest, ``retraining`` and ``labels``."""
     bare = msgspec.to_builtins(msgspec.structs.replace(pipeline, digest=""), str_keys=True)
-    del bare["retraining"]
+    del bare["retraining"], bare["labels"]
     return hashlib.sha256(msgspec.json.encode(bare, order="sorted")).hexdigest()
 
 
@@ -109,6 +120,7 @@ def _read(top: Section, kinds: Kinds | None, check: CheckExpression | None) -> P
     shown = set() if event is None else {f.name for f in event.fields if not f.sensitive}
     entities = {f.entity for f in features if isinstance(f, AggregateFeature)} & shown
     retraining = read_retraining(top, declared, sorted(entities))
+    labels = read_labels(top)
     if name is None or event is None:
         return None
     return Pipeline(
@@ -121,4 +133,5 @@ def _read(top: Section, kinds: Kinds | None, check: CheckExpression | None) -> P
         guards=guards,
         seed=seed,
         retraining=retraining,
+        labels=labels,
     )

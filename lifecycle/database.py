@@ -37,6 +37,8 @@ _MIGRATION_LOCK = 0x7469_6465_6761_7465
 BUSY_SECONDS = 15
 """A writer waits so long for another one; the longest write is a model of some 30 MB."""
 CONNECT_SECONDS = 5
+ANSWER_SECONDS = 60
+"""For one statement; the server ends it somewhat earlier, and says why."""
 
 
 class Database:
@@ -125,7 +127,7 @@ def usable_url(url: str) -> URL:
             remedy="write sqlite:////var/lib/tidegate/tidegate.sqlite or postgresql://user:password@host/database",
         ) from None
     if parsed.drivername in ("postgresql", "postgres"):
-        parsed = parsed.set(drivername="postgresql+psycopg")
+        parsed = parsed.set(drivername="postgresql+pg8000")
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
         raise Fatal(
             f"TIDEGATE_DATABASE_URL names {parsed.get_backend_name()}, which is not supported",
@@ -150,14 +152,18 @@ def _engine(url: URL) -> Engine:
             pool_pre_ping=True,
             pool_timeout=CONNECT_SECONDS,
             connect_args={
-                "connect_timeout": CONNECT_SECONDS,
-                "options": f"-c lock_timeout={BUSY_SECONDS * 1000} -c statement_timeout=60000",
+                # of every answer, the first one too
+                "timeout": ANSWER_SECONDS,
+                "startup_params": {
+                    "lock_timeout": str(BUSY_SECONDS * 1000),
+                    "statement_timeout": str(ANSWER_SECONDS * 1000 - 5_000),
+                },
             },
         )
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise ServiceMissing(
             f"the driver for {url.drivername} is not installed",
-            remedy="uv sync --extra postgres, or pip install 'psycopg[binary]'",
+            remedy="write postgresql://..., which uses pg8000, or install that driver",
         ) from error
 
 

@@ -7,10 +7,11 @@ import shutil
 import subprocess
 import tempfile
 import uuid
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
+from typing import Any
 
-import psycopg
-from psycopg import sql
+from pg8000 import dbapi
 
 from domain.errors import ServiceMissing
 from tidegate.embedded.process import ChildServer, free_port
@@ -70,8 +71,9 @@ class EmbeddedPostgres(ChildServer):
     def new_database(self) -> str:
         """The URL of a new, empty database."""
         name = f"t{uuid.uuid4().hex}"
-        with psycopg.connect(self.url(), autocommit=True) as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        with self._connection(60.0) as connection:
+            connection.autocommit = True
+            connection.cursor().execute(f'CREATE DATABASE "{name}"')
         return self.url(name)
 
     def close(self) -> None:
@@ -96,9 +98,16 @@ class EmbeddedPostgres(ChildServer):
 
     def _answers(self) -> bool:
         try:
-            with psycopg.connect(self.url(), connect_timeout=2) as connection:
-                found = connection.execute("SHOW data_directory").fetchone()
-        except psycopg.Error:
+            with self._connection(2.0) as connection:
+                cursor = connection.cursor()
+                cursor.execute("SHOW data_directory")
+                found = cursor.fetchone()
+        except (dbapi.Error, OSError):
             return False
         # another server may have taken the port between our choice and its bind
         return found is not None and found[0] == str(self._data)
+
+    def _connection(self, seconds: float) -> AbstractContextManager[Any]:
+        return closing(
+            dbapi.connect(_USER, host="127.0.0.1", port=self.port, database="postgres", timeout=seconds)
+        )

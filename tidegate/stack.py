@@ -122,6 +122,7 @@ class Stack:
                 "worker",
                 "archiver",
                 "archiver-offline",
+                "joiner",
                 "monitor",
                 *(("trainer",) if trains else ()),
                 "api",

@@ -24,6 +24,7 @@ __all__ = [
     "archiver",
     "archiver_offline",
     "doctor",
+    "joiner",
     "monitor",
     "state_app",
     "topics_app",
@@ -83,6 +84,14 @@ def trainer(pipeline: PipelineOption = None) -> None:
     Example: TIDEGATE_DATABASE_URL=postgresql://... tidegate trainer
     """
     run_trainer(_settings(pipeline), processes.stop_on_signals())
+
+
+def joiner(pipeline: PipelineOption = None) -> None:
+    """Join labels to the events they are about; of several such processes one works and the others stand by.
+
+    Example: tidegate joiner --pipeline examples/payments/pipeline.yaml
+    """
+    processes.joiner(_settings(pipeline), processes.stop_on_signals())
 
 
 def api(pipeline: PipelineOption = None) -> None:

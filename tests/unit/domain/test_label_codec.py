@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from domain.label_codec import JoinedLabel, LabelCodec, Said
-from stream.label_import import _Heard, _said
+from lifecycle.heard_verdict import hear, said_of
 from tests.system.events import SMALL
 from tidegate.loading import load
 
@@ -45,6 +45,7 @@ def test_an_import_tells_what_decided_and_what_the_own_detectors_said() -> None:
         "flags": [],
         "features": {"amount": 1.0},
         "score": 0.9,
+        "source": {"topic": "t.events", "partition": 0, "offset": 7},
     }
     verdict["detectors"] = {"hst": {"score": 3.0, "rank": 0.5}}
     models = {
@@ -53,8 +54,7 @@ def test_an_import_tells_what_decided_and_what_the_own_detectors_said() -> None:
     }
 
     def said(record: dict[str, object]) -> Said:
-        heard = msgspec.json.decode(msgspec.json.encode(record), type=_Heard)
-        return msgspec.json.decode(_said(heard), type=Said)
+        return msgspec.json.decode(said_of(hear(msgspec.json.encode(record))) or b"", type=Said)
 
     assert said(verdict) == Said(features={"amount": 1.0}, ranks={"hst": 0.5}, score=0.9)
     assert said({**verdict, "models": models}).own == 0.4
