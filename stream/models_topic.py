@@ -52,6 +52,11 @@ class _Found:
     current: ModelsInForce | None
     parts: frozenset[bytes]
 
+    @property
+    def epoch(self) -> int:
+        """Of the state; 0 without."""
+        return 0 if self.current is None else self.current.epoch
+
 
 def publish(
     kafka: KafkaConnection,
@@ -66,6 +71,11 @@ def publish(
     Raises ServiceMissing without the topic, Retriable when Kafka or the registry are away, ArtefactRefused when a
     model in the database is not what was registered, Fatal when the topic is ahead of the registry.
     """
+    state = registry.state()
+    # who only looks needs no transactions, and locks nobody out; what is not seen yet is found below
+    found = _read(kafka, pipeline, isolation="read_committed")
+    if (found.epoch, _records(registry, state, found, Topics(pipeline).models)) == (state.epoch, []):
+        return Published(state.epoch, False)
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return _publish(kafka, pipeline, registry, at)
@@ -95,11 +105,10 @@ def _publish(
         state = registry.state()
         found = _read(kafka, pipeline)
         at("read")
-        published = 0 if found.current is None else found.current.epoch
-        if published > state.epoch:
+        if found.epoch > state.epoch:
             raise Fatal(
-                f"{topic} is at epoch {published}, the registry at {state.epoch}: it is another database, or an older "
-                "copy of it",
+                f"{topic} is at epoch {found.epoch}, the registry at {state.epoch}: it is another database, or an "
+                "older copy of it",
                 remedy="point TIDEGATE_DATABASE_URL to the one that was in use; if it is lost, stop the workers, "
                 "delete and create the topic, and publish again",
             )
@@ -166,13 +175,14 @@ def _artefact(registry: ModelRegistry, ref: ModelRef) -> bytes:
     return sealed
 
 
-def _read(kafka: KafkaConnection, pipeline: str) -> _Found:
+def _read(kafka: KafkaConnection, pipeline: str, *, isolation: str = "read_uncommitted") -> _Found:
+    """What is committed up to the end of the log, or, with read_committed, up to what readers are let see now."""
     topic = Topics(pipeline).models
     group = f"tidegate-{pipeline}.models"
     current: ModelsInForce | None = None
     parts: set[bytes] = set()
     state_key = CURRENT_KEY.encode()
-    with _consumer(kafka, group, "read_uncommitted") as probe, _consumer(kafka, group) as consumer:
+    with _consumer(kafka, group, isolation) as probe, _consumer(kafka, group) as consumer:
         partitions_of(probe, topic)  # says what to do when the topic is absent
         for message in committed_records(consumer, topic, {_PARTITION: ends(probe, topic, _PARTITION)}):
             key, value = message.key(), message.value()
@@ -193,9 +203,8 @@ def _read(kafka: KafkaConnection, pipeline: str) -> _Found:
 
 
 @contextmanager
-def _consumer(kafka: KafkaConnection, group: str, isolation: str | None = None) -> Iterator[Any]:
-    conf = reader_conf(kafka, group, group)
-    consumer = Consumer({**conf, **({"isolation.level": isolation} if isolation else {})})
+def _consumer(kafka: KafkaConnection, group: str, isolation: str = "read_committed") -> Iterator[Any]:
+    consumer = Consumer({**reader_conf(kafka, group, group), "isolation.level": isolation})
     try:
         yield consumer
     finally:

@@ -103,8 +103,13 @@ def test_parts_come_before_the_state_that_names_them_and_go_when_they_are_out_of
     assert state.challenger is not None
     assert (state.challenger.version, state.challenger.parts) == (a, parts)
 
+    def transactions(point: str) -> None:
+        raise AssertionError("who only looks needs no transactions")
+
+    # a commit is let see a moment later; until then it is looked at more closely
     assert publish(connection, pipeline, registry) == Published(1, False)
     assert log_of(kafka, pipeline) == first
+    assert publish(connection, pipeline, registry, at=transactions) == Published(1, False)
 
     # what is there already is not written again
     registry.promote(a, epoch=1, reason="better", by="t")
