@@ -145,14 +145,16 @@ def _recipe_unlabelled(
 
 
 def merged(stored: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
-    """``stored`` results with those of ``measured`` in place of the same ones, or after them."""
+    """``stored`` results with those of ``measured`` in place of the same ones, or after them; ``later`` names these."""
     result = dict(stored)
+    later = set(stored.get("later", []))
     for suite, key in (("handbook", "suite"), ("adbench", "file")):
         if suite in measured:
             fresh = {one[key] for one in measured[suite]}
             kept = [one for one in stored.get(suite, []) if one[key] not in fresh]
             result[suite] = kept + measured[suite]
-    return result
+            later |= fresh
+    return result | {"later": sorted(later)}
 
 
 def _joined(found: Sequence[Figures]) -> list[Figures]:
@@ -188,6 +190,11 @@ def _joined(found: Sequence[Figures]) -> list[Figures]:
 def page(result: dict[str, Any]) -> str:
     """docs/quality.md of a result."""
     lines = _INTRODUCTION.format(seeds=result["seeds"]).splitlines()
+    if result.get("later"):
+        lines += [
+            "",
+            f"Measured later than the rest, by a newer state of the code: {', '.join(result['later'])}.",
+        ]
     if "handbook" in result:
         lines += ["", *_handbook_page(result["handbook"])]
     if "adbench" in result:

@@ -34,7 +34,9 @@ def test_what_was_measured_takes_the_place_of_the_same_suite_only() -> None:
         ("stream, recipe without labels", "hst"),
     ]
     assert result["adbench"] == [{"file": "http"}]
-    told = page({"seeds": 5, "handbook": result["handbook"]})
+    assert result["later"] == ["stream, recipe without labels"]
+    told = page({name: value for name, value in result.items() if name != "adbench"})
+    assert "newer state of the code: stream, recipe without labels." in told
     assert "| stream, recipe without labels | hst | 0.9000 ± 0.0010 | 0.3333 ± 0.0010 |" in told
     assert "0.00123" in told
     assert "0.7200" in told
