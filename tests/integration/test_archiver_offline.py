@@ -136,7 +136,7 @@ def test_what_is_committed_is_there_once_and_a_restart_goes_on(
     assert store.count(store.pin(), 0, 2**60, NOON).labelled == 4
 
 
-STEPS = ("received", "before", "file", "appended verdicts", "appended labels", "committed")
+STEPS = ("before", "file", "appended verdicts", "appended labels", "committed")
 
 
 def test_killed_at_each_step_it_writes_nothing_twice_and_leaves_nothing_out(

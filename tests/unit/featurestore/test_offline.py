@@ -239,10 +239,10 @@ def test_pieces_put_together_are_the_whole(store: OfflineStore) -> None:
     fill(store)
     pin = store.pin()
     reader = ExampleReader(
-        PIPELINE, store.verdicts.snapshot(), store.labels.snapshot(), SqlLimits(), piece_rows=7
+        PIPELINE, store.verdicts.snapshot(), store.labels.snapshot(), SqlLimits(), piece_rows=10
     )
     pieces = list(reader.pieces(0, 2**60, NOON + 80_000))
-    assert len(pieces) > 8
+    assert len(pieces) > 5
     assert bits(Examples.joined(pieces)) == bits(store.examples(pin, 0, 2**60, NOON + 80_000))
 
 
