@@ -21,6 +21,8 @@ ENV PATH=/opt/tidegate/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     TIDEGATE_PIPELINE=/etc/tidegate/examples/payments/pipeline.yaml
 USER tidegate
 WORKDIR /var/lib/tidegate
+# A volume mounted here belongs to our user.
+RUN mkdir --mode 700 state && mkdir offline
 # Compiles the kernels now, so that no process does at its start (for this kind of processor; others compile anew).
 RUN python -c "import os; from tidegate.loading import load; from tidegate.warm import warm_up; \
     warm_up(load(os.environ['TIDEGATE_PIPELINE']))"

@@ -7,7 +7,7 @@ RUN := $(UV) run --no-sync
 PYTEST := $(RUN) pytest -p no:randomly --durations=10
 SUITES := tests/unit tests/contract tests/integration tests/system
 
-.PHONY: help setup packages demo test test-unit test-compose up check bench-kernels bench-throughput bench-quality chaos chaos-selftest
+.PHONY: help setup packages demo test test-unit test-compose up check bench-kernels bench-throughput bench-quality bench-drift loop chaos chaos-selftest
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -48,6 +48,9 @@ check: packages ## formatting, lint, types, layers, lock file
 	$(RUN) lint-imports
 	$(UV) lock --check
 
+loop: setup ## the closed loop on a stream whose fraud changes: alarm, training, proof, promotion, rollback
+	@$(RUN) python -m benchmarks.loop
+
 bench-kernels: packages ## our kernels beside River and scikit-learn, in one run
 	$(RUN) python -m benchmarks.kernels
 
@@ -56,3 +59,6 @@ bench-throughput: setup ## the worker beside a bare transactional passthrough, i
 
 bench-quality: packages ## detection quality beside published numbers, over five seeds; takes about an hour
 	$(RUN) tidegate bench quality
+
+bench-drift: packages ## drift monitors: detection delay against false alarms, beside a dummy; ten minutes
+	$(RUN) python -m benchmarks.drift

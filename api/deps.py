@@ -7,7 +7,17 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 
-from api.ports import DryRunner, HotVerdicts, LabelSink, ModelsView, Probe, ScoreGateway, VerdictFeed
+from api.ports import (
+    DriftView,
+    DryRunner,
+    LabelSink,
+    ModelRegistry,
+    ModelsView,
+    Probe,
+    ScoreGateway,
+    VerdictFeed,
+    VerdictReader,
+)
 from domain.clock import Clock, SystemClock
 from domain.codec import EventCodec
 from domain.pipeline import Pipeline
@@ -26,6 +36,8 @@ class ApiLimits:
     heartbeat        between comments on an idle stream, below the usual 60 s of proxies
     stream_send      until a client that takes nothing is cut off
     probe_seconds    for each readiness check
+    publish_seconds  for telling the workers of a new champion: a transaction of Kafka, and at worst the end of
+                     somebody else's
     """
 
     body_seconds: float = 10.0
@@ -34,18 +46,29 @@ class ApiLimits:
     heartbeat: float = 15.0
     stream_send: float = 30.0
     probe_seconds: float = 2.0
+    publish_seconds: float = 30.0
 
 
 async def _nothing() -> None:
     return
 
 
+class _NoDrift:
+    """For an API beside which no monitor runs."""
+
+    def get(self) -> bytes | None:
+        return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiDeps:
     """Ports and settings of one pipeline's API.
 
+    ``hot`` answers questions about verdicts: recent ones, and older ones where there is an offline store.
     ``probes`` are the readiness checks by name (``kafka``, ``redis``). ``start`` and ``close`` run on the
     server's event loop before the first and after the last request; the gateway and the feed belong there.
+    ``model_registry`` gives the registry, or raises RegistryUnavailable; ``publish_models`` tells the workers what
+    is in force. Without them there are no trained models here.
     """
 
     pipeline: Pipeline
@@ -54,12 +77,15 @@ class ApiDeps:
     gateway: ScoreGateway
     labels: LabelSink
     feed: VerdictFeed
-    hot: HotVerdicts
+    hot: VerdictReader
     models: ModelsView
     dry_runner: DryRunner
     registry: CollectorRegistry
     probes: Mapping[str, Probe]
+    drift: DriftView = field(default_factory=_NoDrift)
     clock: Clock = field(default_factory=SystemClock)
     limits: ApiLimits = field(default_factory=ApiLimits)
+    model_registry: Callable[[], ModelRegistry] | None = None
+    publish_models: Callable[[], None] | None = None
     start: Callable[[], Awaitable[None]] = _nothing
     close: Callable[[], Awaitable[None]] = _nothing

@@ -11,9 +11,12 @@ from fastapi.openapi.utils import get_openapi
 from api.ports import WorkerReport
 from api.problems import PROBLEM_SCHEMA
 from domain.codec import json_schema_of_event
+from domain.drift_record import DriftState
 from domain.pipeline import Field, FieldType, Pipeline
 from domain.raw_label import json_schema_of_label
 from domain.verdict import Verdict
+from lifecycle.audit import AuditRecord
+from lifecycle.registry import ModelRecord, RegistryState
 
 __all__ = ["example_event", "install"]
 
@@ -35,7 +38,9 @@ def _document(app: FastAPI, pipeline: Pipeline) -> dict[str, Any]:
     document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
-    _, records = msgspec.json.schema_components((Verdict, WorkerReport), ref_template=_REF)
+    _, records = msgspec.json.schema_components(
+        (Verdict, WorkerReport, DriftState, ModelRecord, RegistryState, AuditRecord), ref_template=_REF
+    )
     event = json_schema_of_event(pipeline)
     event.pop("$schema", None)  # OpenAPI 3.1 has a dialect for the whole document
     event["examples"] = [example_event(pipeline)]

@@ -11,17 +11,20 @@ from typing import Protocol
 import msgspec
 
 from domain.verdict import DecisionName, Verdict
-from featurestore.hot_verdicts_port import HotVerdicts
+from featurestore.reaching_verdicts import VerdictReader
+from lifecycle.registry import ModelRegistry
 
 __all__ = [
+    "DriftView",
     "DryRunner",
     "FeedEntry",
-    "HotVerdicts",
     "LabelSink",
+    "ModelRegistry",
     "ModelsView",
     "Probe",
     "ScoreGateway",
     "VerdictFeed",
+    "VerdictReader",
     "WorkerReport",
 ]
 
@@ -88,7 +91,11 @@ class VerdictFeed(Protocol):
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What one worker runs. ``reported_at`` is UTC microseconds; ``models`` maps detectors to versions."""
+    """What one worker runs. ``reported_at`` is UTC microseconds; ``models`` maps detectors to versions.
+
+    ``epoch`` is the newest state of the model registry that it has seen (0: none), ``champion`` and ``challenger`` what
+    it runs of it, ``refused`` (version to reason) what it does not take.
+    """
 
     worker: str
     reported_at: int
@@ -97,6 +104,10 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
     pipeline: int
     pipeline_digest: str
     models: dict[str, str]
+    epoch: int = 0
+    champion: str | None = None
+    challenger: str | None = None
+    refused: dict[str, str] = {}
 
 
 class ModelsView(Protocol):
@@ -104,6 +115,17 @@ class ModelsView(Protocol):
 
     def workers(self) -> Sequence[WorkerReport]:
         """Workers alive. Blocking; called in a thread. Raises StoreUnavailable."""
+        ...
+
+
+class DriftView(Protocol):
+    """What the drift monitors say."""
+
+    def get(self) -> bytes | None:
+        """JSON of domain.drift_record.DriftState; None when no monitor has said anything yet.
+
+        Blocking; called in a thread. Raises StoreUnavailable.
+        """
         ...
 
 

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from domain.errors import EventRejected, Reject, Retriable
+from domain.errors import EventRejected, RegistryConflict, Reject, Retriable, StageForbids, UnknownModel
 from featurestore.hot_verdicts_port import BadCursorError
 
 __all__ = ["PROBLEM_SCHEMA", "ProblemError", "install", "problem_response", "responses"]
@@ -80,6 +80,12 @@ def _of(error: Exception) -> ProblemError:
             )
         case BadCursorError():
             return ProblemError(422, "bad-cursor", error.message, remedy=error.remedy, field="cursor")
+        case UnknownModel():
+            return ProblemError(404, "no-such-model", error.message, remedy=error.remedy)
+        case RegistryConflict():
+            return ProblemError(409, "conflict", error.message, remedy=error.remedy)
+        case StageForbids():
+            return ProblemError(409, "stage-forbids", error.message, remedy=error.remedy)
         case Retriable():
             # the message may name hosts; it is in the log, not in the answer
             return ProblemError(
@@ -129,7 +135,8 @@ def install(app: FastAPI) -> None:
         return problem_response(_of(error), request.scope.get("tidegate_request_id"))
 
     for kind in (
-        ProblemError, EventRejected, BadCursorError, Retriable, RequestValidationError, HTTPException
+        ProblemError, EventRejected, BadCursorError, Retriable, UnknownModel, StageForbids,
+        RequestValidationError, HTTPException,
     ):  # fmt: skip
         app.add_exception_handler(kind, answer)
 
@@ -157,6 +164,7 @@ PROBLEM_SCHEMA: dict[str, Any] = {
 _MEANINGS = {
     404: "Not here, or not any more",
     408: "The body did not arrive in time",
+    409: "Somebody else was faster, or the model's stage forbids it",
     413: "The body is too large",
     415: "The body is not application/json, or compressed",
     422: "The event or a parameter is not valid; field and reason say why",

@@ -97,7 +97,8 @@ def isolation_forest(batch: int, batches: int, repetitions: int) -> Comparison:
     fitted = Reference(n_estimators=100, max_samples=256, random_state=1).fit(
         rng.normal(size=(2048, len(FEATURES))).astype(np.float32)
     )
-    packed = PackedForest.packed(fitted, np.zeros(len(FEATURES)))
+    trees = zip((one.tree_ for one in fitted.estimators_), fitted.estimators_features_, strict=True)
+    packed = PackedForest.packed(list(trees), 256, np.zeros(len(FEATURES)))
     parts: list[Floats] = [rng.normal(size=(batch, len(FEATURES))) for _ in range(batches)]
     for part in parts:
         if packed.score(part).tobytes() != (-fitted.score_samples(part)).tobytes():

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from domain.batch import Floats, Ints
 from domain.pipeline import Decision, DetectorSpec, EventSpec, Pipeline, Threshold, ValueFeature
 
-__all__ = ["DETECTORS", "Table", "handbook", "plain_pipeline"]
+__all__ = ["DETECTORS", "Table", "handbook", "handbook_cards", "plain_pipeline"]
 
 DATA = Path(os.environ.get("TIDEGATE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 DETECTORS = tuple(
@@ -46,7 +46,12 @@ def plain_pipeline(
 
 
 def handbook() -> Table:
-    """The Fraud Detection Handbook's own features (and the amount) of 2018-07-25 to 08-14 and more.
+    """The Fraud Detection Handbook's own features of some weeks, see :func:`handbook_cards`."""
+    return handbook_cards()[0]
+
+
+def handbook_cards() -> tuple[Table, Ints]:
+    """The Fraud Detection Handbook's own features (and the amount) of 2018-07-25 to 08-14 and more, and their cards.
 
     Raises SystemExit with the remedy when the data are not there.
     """
@@ -58,11 +63,14 @@ def handbook() -> Table:
     features = pq.read_table(folder / "features.parquet")
     wanted = features.column("TRANSACTION_ID")
     events = pq.read_table(
-        folder / "transactions.parquet", columns=["TRANSACTION_ID", "TX_DATETIME", "TX_AMOUNT", "TX_FRAUD"]
+        folder / "transactions.parquet",
+        columns=["TRANSACTION_ID", "TX_DATETIME", "TX_AMOUNT", "TX_FRAUD", "CUSTOMER_ID"],
     )
     events = events.filter(pc.is_in(events.column("TRANSACTION_ID"), wanted))
     joined = features.join(events, "TRANSACTION_ID").sort_by("TX_DATETIME")
     names = ("TX_AMOUNT", *(name for name in features.column_names if name != "TRANSACTION_ID"))
     x = np.column_stack([joined.column(name).to_numpy().astype(np.float64) for name in names])
     times = joined.column("TX_DATETIME").to_numpy().astype("datetime64[us]").astype(np.int64)
-    return tuple(n.lower() for n in names), x, times, joined.column("TX_FRAUD").to_numpy().astype(np.float64)
+    labels = joined.column("TX_FRAUD").to_numpy().astype(np.float64)
+    cards = joined.column("CUSTOMER_ID").to_numpy().astype(np.int64)
+    return (tuple(n.lower() for n in names), x, times, labels), cards

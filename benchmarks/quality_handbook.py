@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 
 from benchmarks.handbook_data import DELAY, FIRST_DAY, EngineRows, published_rows
@@ -18,7 +19,14 @@ from domain.batch import Floats
 from domain.pipeline import Pipeline
 from lifecycle.evaluation import DAY, Bools, calibration, card_precision, known_compromised, ranking
 
-__all__ = ["Figures", "baselines", "exact_service", "stream_service", "unlabelled_service"]
+__all__ = [
+    "Figures",
+    "baselines",
+    "exact_service",
+    "stream_service",
+    "unlabelled_recipe",
+    "unlabelled_service",
+]
 
 TRAIN, TEST, LAST = 115, 129, 182
 """Days of the Handbook: training of the split begins (2018-07-25), test begins (2018-08-08), the stream ends."""
@@ -154,15 +162,22 @@ def stream_service(pipeline: Pipeline, rows: EngineRows, last: int = LAST) -> li
     return found
 
 
-def unlabelled_service(pipeline: Pipeline, rows: EngineRows, last: int = LAST) -> list[Figures]:
-    """Days 129 to ``last`` by a pipeline without labels, which has seen all days before."""
+def unlabelled_recipe(recipe: Pipeline, unlabelled: Pipeline) -> Pipeline:
+    """The members and the decision of ``unlabelled`` on what the detectors of ``recipe`` see."""
+    seen = recipe.detectors[0].features
+    detectors = tuple(msgspec.structs.replace(spec, features=seen) for spec in unlabelled.detectors)
+    return msgspec.structs.replace(recipe, detectors=detectors, decision=unlabelled.decision)
+
+
+def unlabelled_service(
+    pipeline: Pipeline, rows: EngineRows, last: int = LAST, suite: str = "stream, without labels"
+) -> list[Figures]:
+    """Days 129 to ``last`` by a pipeline whose detectors learn without labels, which has seen all days before."""
     part = rows.between(TEST, last + 1 - TEST)
     service = Service(pipeline, rows, 0)
     service.run(0, part.stop)
     everything = np.ones(part.stop - part.start, dtype=np.bool_)
-    found = [_one("stream, without labels", "service", rows, part, service.score[part], everything)]
+    found = [_one(suite, "service", rows, part, service.score[part], everything)]
     for i, spec in enumerate(pipeline.detectors):
-        found.append(
-            _one("stream, without labels", spec.name, rows, part, service.ranks(part)[:, i], everything)
-        )
+        found.append(_one(suite, spec.name, rows, part, service.ranks(part)[:, i], everything))
     return found

@@ -1,7 +1,8 @@
 """The service on the Handbook's transactions: the ensemble of a pipeline file, event by event, as a worker runs it.
 
 Features are the engine's (:mod:`benchmarks.handbook_data`). The ensemble scores each event before it learns it, and is
-taught each label seven days later by the same lessons as in a worker; what is measured is the score of the verdicts.
+taught each label seven days later by the same lessons as in a worker, and cards are guarded as keys are there; what is
+measured is the score of the verdicts.
 """
 
 from __future__ import annotations
@@ -59,7 +60,13 @@ class Service:
                 told = np.searchsorted(known_at, np.maximum.accumulate(times), side="right").astype(np.int64)
                 due = lessons.plan(times, told, self._examples(self._told, last))
                 self._told = last
-            output = self._ensemble.step(np.asarray(self._rows.x[at:end]), due)
+            guard = self._ensemble.guard
+            may = (
+                None
+                if guard is None
+                else guard.admit([str(card) for card in self._rows.cards[at:end].tolist()])
+            )
+            output = self._ensemble.step(np.asarray(self._rows.x[at:end]), due, may)
             self._ranks[at:end] = output.ranks
             self.score[at:end] = output.score
             if output.probability is not None:

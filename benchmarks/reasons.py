@@ -4,6 +4,9 @@ Generated payments (the shipped pipeline) and the Fraud Detection Handbook's fea
 the default budget, several seeds. Each alert is explained by the detectors as they are after its batch of 500, as in a
 worker. Compared: replacing each value by itself (``alone``), and averages over orders and their reverses (``orders6``:
 three pairs, what the service does). ``random5`` names five random features. Run: ``python -m benchmarks.reasons``.
+
+``cuts``: what becomes of the reasons of an alert when the same events are cut into micro-batches of 50 or of 2,000, of
+which each explains its alerts at its end; beside reasons told in the very moment of the alert (micro-batches of 1).
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ ROOT = Path(__file__).parents[1]
 PIPELINE = ROOT / "examples" / "payments" / "pipeline.yaml"
 RESULTS = Path(__file__).parent / "results" / "reasons.json"
 BATCH = 500
+CUTS = (50, 500, 2_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,23 @@ class Outcome:
     joint_lowers: float
     joint_fall: float
     joint_below: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Reasons told at the end of micro-batches of ``batch`` events, beside those told at once.
+
+    same_first, same_set   share of alerts with the same first reason, with the same reasons in any order
+    farthest               mean over alerts of the greatest difference of a contribution
+    """
+
+    data: str
+    seed: int
+    batch: int
+    alerts: int
+    same_first: float
+    same_set: float
+    farthest: float
 
 
 def features(pipeline: Pipeline, seed: int, events: int) -> Floats:
@@ -91,6 +112,44 @@ def measure(
             _compare(ensemble, part[found], rng, rows)
     outcomes = [_outcome(data, method, seed, parts, budget) for method, parts in rows.items()]
     return outcomes, spent / events * 1e6, spent / max(alerts, 1) * 1e6
+
+
+def cut(data: str, pipeline: Pipeline, x: Floats, seed: int) -> list[Cut]:
+    """How far reasons depend on micro-batches, over the alerts of the last quarter of ``x``."""
+    first = len(x) * 3 // 4 // max(CUTS) * max(CUTS)
+    told: dict[int, dict[int, dict[str, float]]] = {}
+    for size in (1, *CUTS):
+        ensemble = Ensemble(pipeline)
+        ensemble.step(x[:first])
+        told[size] = {}
+        for at in range(first, len(x), size):
+            part = x[at : at + size]
+            found = np.flatnonzero(ensemble.step(part).reached > 0)
+            if len(found):
+                for row, reasons in explain(ensemble, pipeline.feature_names, part, found).items():
+                    told[size][at + row] = {one.feature: one.contribution for one in reasons}
+    outcomes = []
+    for size in CUTS:
+        pairs = [(told[1][row], other) for row, other in told[size].items()]
+        outcomes.append(
+            Cut(
+                data=data,
+                seed=seed,
+                batch=size,
+                alerts=len(pairs),
+                same_first=float(np.mean([list(a)[:1] == list(b)[:1] for a, b in pairs])),
+                same_set=float(np.mean([a.keys() == b.keys() for a, b in pairs])),
+                farthest=float(
+                    np.mean(
+                        [
+                            max((abs(a.get(n, 0.0) - b.get(n, 0.0)) for n in {*a, *b}), default=0.0)
+                            for a, b in pairs
+                        ]
+                    )
+                ),
+            )
+        )
+    return outcomes
 
 
 def _compare(
@@ -147,11 +206,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=40_000)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--only-cuts", action="store_true", help="measure these, leave the other results as they are"
+    )
     arguments = parser.parse_args()
     pipeline = load(PIPELINE)
     review = pipeline.decision.review
     budget = review.budget if review is not None and review.budget is not None else 0.005
     outcomes: list[Outcome] = []
+    cuts: list[Cut] = []
     costs: dict[str, list[tuple[float, float]]] = {}
     names, vectors, _, _ = handbook()
     for seed in range(1, arguments.seeds + 1):
@@ -161,9 +224,26 @@ def main() -> None:
             ("payments", pipeline, features(pipeline, seed, arguments.events)),
             ("handbook", own, vectors[first : first + arguments.events]),
         ):
+            cuts += cut(data, declared, x, seed)
+            if arguments.only_cuts:
+                continue
             found, per_event, per_alert = measure(data, declared, x, seed, budget)
             outcomes += found
             costs.setdefault(data, []).append((per_event, per_alert))
+    for data, size in dict.fromkeys((one.data, one.batch) for one in cuts):
+        figures = [(o.same_first, o.same_set, o.farthest) for o in cuts if (o.data, o.batch) == (data, size)]
+        print(
+            data,
+            "cut by",
+            size,
+            np.mean(figures, axis=0).round(4),
+            "spread",
+            np.std(figures, axis=0).round(4),
+        )
+    if arguments.only_cuts:
+        stored = json.loads(RESULTS.read_text())
+        RESULTS.write_text(json.dumps({**stored, "cuts": [asdict(one) for one in cuts]}, indent=2) + "\n")
+        return
     summary: dict[str, dict[str, dict[str, float]]] = {}
     for data, method in dict.fromkeys((o.data, o.method) for o in outcomes):
         rows = [asdict(o) for o in outcomes if (o.data, o.method) == (data, method)]
@@ -178,6 +258,7 @@ def main() -> None:
         "microseconds_per_event": {data: [event for event, _ in each] for data, each in costs.items()},
         "microseconds_per_alert": {data: [alert for _, alert in each] for data, each in costs.items()},
         "summary": summary,
+        "cuts": [asdict(one) for one in cuts],
         "outcomes": [asdict(o) for o in outcomes],
     }
     for data, each in costs.items():

@@ -45,7 +45,7 @@ BATCHES = (500, 1_000, 2_000)
 """Transaction sizes of the passthrough; the best of a round is its limit."""
 WARM_SHARE = 0.1
 """Of the events of each pass, left out of rates: start-up, the detectors' first fit, cold caches."""
-STALL_SECONDS = 120.0
+STALL_SECONDS = 300.0
 """Without any progress for so long, something is broken."""
 LATENCY_WARM_EVENTS = 20_000
 """Scored before the latency run: all detectors are ready then."""

@@ -1,6 +1,6 @@
 """From score to probability, by isotonic regression of matured labels on the score as it was given.
 
-Isotonic regression (Zadrozny and Elkan, KDD 2002; pool adjacent violators) keeps the order of scores and assumes
+Isotonic regression (Zadrozny and Elkan, KDD 2002; :mod:`detectors.isotonic`) keeps the order of scores and assumes
 nothing else. Labels are weighted to the stream they stand for, see :mod:`detectors.label_memory`.
 """
 
@@ -11,11 +11,12 @@ import hashlib
 import numpy as np
 
 from detectors.arrays import Arrays, child, merge
+from detectors.isotonic import isotonic
 from detectors.label_memory import LabelMemory
 from domain.batch import Floats
 from domain.examples import Examples
 
-__all__ = ["MIN_POSITIVES", "Calibrator"]
+__all__ = ["MIN_POSITIVES", "Calibrator", "fitted_map"]
 
 MIN_POSITIVES = 50
 """Positive labels needed before a probability is given."""
@@ -48,10 +49,11 @@ class Calibrator:
         return result
 
     def learn(self, examples: Examples, now: int) -> None:
-        """Remember scores given to labelled events; fit when due."""
-        said = examples.take(np.flatnonzero(~np.isnan(examples.score)))
+        """Remember scores that the ensemble gave to labelled events; fit when due."""
+        own = examples.score if examples.own is None else examples.own
+        said = np.flatnonzero(~np.isnan(own))
         if len(said):
-            self._memory.add(said.score[:, None], said.y)
+            self._memory.add(own[said][:, None], examples.y[said])
         if self._memory.positives < MIN_POSITIVES or not self._memory.negatives:
             return
         if self._fitted_at >= 0 and now < self._fitted_at + DAY:
@@ -60,22 +62,8 @@ class Calibrator:
         self._fitted_at = now
 
     def _fit(self) -> None:
-        from sklearn.isotonic import IsotonicRegression
-
         kept = self._memory.rows()
-        fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(
-            kept.x[:, 0].astype(np.float64), kept.y, sample_weight=kept.weight
-        )
-        self._score = np.asarray(fitted.X_thresholds_, dtype=np.float64)
-        step = np.asarray(fitted.y_thresholds_, dtype=np.float64)
-        # a step that rests on one or two labels would be 0 or 1: each is given one more label, of the usual kind
-        levels, of = np.unique(step, return_inverse=True)
-        at = np.searchsorted(
-            levels, fitted.predict(kept.x[:, 0].astype(np.float64)).clip(levels[0], levels[-1])
-        )
-        labels = np.bincount(at, minlength=len(levels))[of]
-        usual = float(kept.y @ kept.weight / kept.weight.sum())
-        self._probability = np.maximum.accumulate((labels * step + usual) / (labels + 1.0))
+        self._score, self._probability = fitted_map(kept.x[:, 0].astype(np.float64), kept.y, kept.weight)
 
     def snapshot(self) -> Arrays:
         """All state."""
@@ -95,3 +83,21 @@ class Calibrator:
             raise ValueError("snapshot of the calibration lacks 'fitted_at'")
         self._memory.restore(child(state, "memory"))
         self._score, self._probability, self._fitted_at = score.copy(), probability.copy(), fitted_at
+
+
+def fitted_map(score: Floats, y: Floats, weight: Floats) -> tuple[Floats, Floats]:
+    """Scores (increasing) and the probability at each, between which a line runs, for labels ``y`` (float64[n])."""
+    found, place = np.unique(score, return_inverse=True)
+    hits, total = np.zeros(len(found)), np.zeros(len(found))
+    np.add.at(hits, place, weight * y)
+    np.add.at(total, place, weight)
+    step = isotonic(hits, total)
+    begins = np.append(True, step[1:] != step[:-1])
+    level = np.cumsum(begins) - 1
+    # a step that rests on one or two labels would be 0 or 1: each is given one more label, of the usual kind
+    labels = np.bincount(level[place])[level]
+    usual = float(y @ weight / weight.sum())
+    given = np.maximum.accumulate((labels * step + usual) / (labels + 1.0))
+    # first and last score of each step; between two steps the probability rises in a straight line
+    edges = np.flatnonzero(begins | np.append(begins[1:], True))
+    return found[edges], given[edges]

@@ -10,6 +10,7 @@ or the opposite of the truth, only shifts it; one that guesses reaches x once in
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from detectors.arrays import Arrays
 from detectors.protocol import Detector
@@ -77,8 +78,11 @@ class OwnRanks:
         """Ranks of scores of the present model."""
         return self._detector.rank(scores)
 
-    def step(self, scores: Floats) -> Floats:
-        """Ranks of the rows that the detector has just stepped, whose scores these are; NaN where it failed."""
+    def step(self, scores: Floats, count: npt.NDArray[np.bool_] | None = None) -> Floats:
+        """Ranks of the rows that the detector has just stepped, whose scores these are; NaN where it failed.
+
+        Which of them ``count`` was the detector's to know.
+        """
         ranks = self._detector.stepped_ranks()
         if ranks.shape != scores.shape:
             return self._detector.rank(scores)

@@ -9,8 +9,8 @@ the condition ``score >= 1 - b``; :mod:`detectors.budget` holds it while scores 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -20,19 +20,22 @@ from detectors.arrays import Arrays, child, merge, pack, unpack
 from detectors.budget import AlertBudgets
 from detectors.calibration import Calibrator
 from detectors.combine import evidence, ranks_of, score_table
+from detectors.guard import TeachingGuard, step_taught
 from detectors.kinds import build
 from detectors.lessons import Lesson, Lessons
 from detectors.protocol import Detector, LabelledDetector
 from detectors.ranks import WINDOW
 from detectors.reference import ReferenceSample
+from detectors.schedule import rows_until
 from detectors.stacking import Stacker
 from domain.batch import Floats, Ints
 from domain.examples import Examples
 from domain.pipeline import LABELLED_KINDS, Pipeline
 
-__all__ = ["Ensemble", "EnsembleOutput", "Segment"]
+__all__ = ["Decide", "Ensemble", "EnsembleOutput", "Segment"]
 
-_FORMAT = 2
+_FORMAT = 3
+_Bools = npt.NDArray[np.bool_]
 _KEPT = 500
 """Pieces of evidence kept when a detector joins or weights change."""
 
@@ -73,6 +76,10 @@ class EnsembleOutput:
     probability: Floats | None = None
 
 
+Decide = Callable[[Floats, EnsembleOutput], Floats]
+"""From n rows and what the ensemble says of them (``reached`` not yet) to the scores that decide, float64[n]."""
+
+
 class Ensemble:
     """The detectors of ``pipeline`` in the order of its file, their rank tables, and what is usual.
 
@@ -103,11 +110,14 @@ class Ensemble:
         """Labels that wait to be learned; None where nothing learns from labels."""
         self.failed_lessons: dict[str, str] = {}
         """Detectors that could not learn labels at some time, and the type of the newest error."""
+        most = pipeline.guards.teach_per_entity
+        self.guard = None if most is None else TeachingGuard(most)
+        """Says of each row whether it may teach, by its value of the key entity; None: all may."""
         self._joined = [False] * len(self._detectors)
         self._budgets = AlertBudgets(pipeline.decision.budgets)
         self.reference = ReferenceSample(self._width, pipeline.seed)
         self.seen = 0
-        """Rows learned so far."""
+        """Rows stepped so far."""
 
     def versions(self) -> dict[str, str]:
         """The model of every detector by name, and of what combines and calibrates them where that is learned."""
@@ -133,7 +143,7 @@ class Ensemble:
                 except Exception as error:  # one detector's fault must not stop the others from learning
                     self.failed_lessons[self.names[i]] = type(error).__name__
         if self._stacker is not None and self._stacker.learn(examples, now):
-            # other weights, another spread of the combination: let the old ones fade quickly
+            # far other weights, another spread of the combination: let the old ones fade quickly
             self._final.forget(_KEPT)
         if self._calibrator is not None:
             self._calibrator.learn(examples, now)
@@ -147,10 +157,19 @@ class Ensemble:
                 reasons[name] = reason
         return reasons
 
-    def step(self, x: Floats, lessons: Sequence[Lesson] = ()) -> EnsembleOutput:
+    def step(
+        self,
+        x: Floats,
+        lessons: Sequence[Lesson] = (),
+        teach: _Bools | None = None,
+        *,
+        decide: Decide | None = None,
+    ) -> EnsembleOutput:
         """Score each row of ``x`` (float64[n, features]), then learn it, row after row.
 
-        ``lessons``, in order of their rows, are taught before their rows are scored.
+        ``lessons``, in order of their rows, are taught before their rows are scored. ``teach`` (bool[n], None: all)
+        marks the rows that are learned: the others are scored and decided, and leave no trace but in the budgets.
+        ``decide`` gives the scores that alert budgets go by where these are not the ensemble's own.
         """
         n = self._check(x)
         raw = np.full((n, len(self.names)), np.nan)
@@ -165,19 +184,24 @@ class Ensemble:
                 taught += 1
             if at >= n:
                 break
-            stop = at + min(n - at, self._until_change())
+            stop = rows_until(teach, at, n, self._until_change())
             if taught < len(lessons):
                 stop = min(stop, lessons[taught].row)
-            segments += self._step_part(x[at:stop], at, raw[at:stop], ranks[at:stop], score[at:stop])
+            taught_here = None if teach is None else teach[at:stop]
+            segments += self._step_part(
+                x[at:stop], at, raw[at:stop], ranks[at:stop], score[at:stop], taught_here
+            )
             if self._calibrator is not None and probability is not None:
                 probability[at:stop] = self._calibrator.probability(score[at:stop])
             at = stop
-        outside = self.reference.add(x)
+        outside = self.reference.add(x, teach)
         self.seen += n
-        reached = self._budgets.step(score)
-        return EnsembleOutput(raw, ranks, score, _joined(segments), reached, outside, probability)
+        output = EnsembleOutput(
+            raw, ranks, score, _joined(segments), outside=outside, probability=probability
+        )
+        return replace(output, reached=self._budgets.step(score if decide is None else decide(x, output)))
 
-    def score(self, x: Floats) -> EnsembleOutput:
+    def score(self, x: Floats, *, decide: Decide | None = None) -> EnsembleOutput:
         """What :meth:`step` would say of each row of ``x`` if it came next; changes nothing."""
         n = self._check(x)
         raw = np.full((n, len(self.names)), np.nan)
@@ -192,8 +216,9 @@ class Ensemble:
         score = self._final.rank(self._combine(ranks))
         segments = _joined(self._segments(0, raw, self.abstained(), failed))
         probability = None if self._calibrator is None else self._calibrator.probability(score)
-        outside, reached = self.reference.outside(x), self._budgets.preview(score)
-        return EnsembleOutput(raw, ranks, score, segments, reached, outside, probability)
+        outside = self.reference.outside(x)
+        output = EnsembleOutput(raw, ranks, score, segments, outside=outside, probability=probability)
+        return replace(output, reached=self._budgets.preview(score if decide is None else decide(x, output)))
 
     def fit(self, x: Floats) -> None:
         """Train on past rows (float64[n, features], oldest first), then rank by their scores."""
@@ -253,8 +278,13 @@ class Ensemble:
         self._joined = [bool(value) for value in joined]
         self.seen = seen
 
-    def _learners(self) -> list[tuple[str, Stacker | Calibrator | Lessons]]:
-        parts = [("stacker", self._stacker), ("calibrator", self._calibrator), ("lessons", self.lessons)]
+    def _learners(self) -> list[tuple[str, Stacker | Calibrator | Lessons | TeachingGuard]]:
+        parts = [
+            ("stacker", self._stacker),
+            ("calibrator", self._calibrator),
+            ("lessons", self.lessons),
+            ("guard", self.guard),
+        ]
         return [(name, part) for name, part in parts if part is not None]
 
     def _combine(self, ranks: Floats) -> Floats:
@@ -280,7 +310,9 @@ class Ensemble:
                 rows = min(rows, table.missing)
         return max(int(rows), 1)
 
-    def _step_part(self, x: Floats, start: int, raw: Floats, ranks: Floats, score: Floats) -> list[Segment]:
+    def _step_part(
+        self, x: Floats, start: int, raw: Floats, ranks: Floats, score: Floats, teach: _Bools | None
+    ) -> list[Segment]:
         """Step rows over which nothing changes; fills raw, ranks and score."""
         abstained = self.abstained()
         versions = self.versions()
@@ -292,11 +324,11 @@ class Ensemble:
                 self._joined[i] = True
                 self._final.forget(_KEPT)
             try:
-                raw[:, i] = detector.step(self._view(x, i))
+                raw[:, i] = step_taught(detector, self._view(x, i), teach)
             except Exception as error:  # one detector's fault must not silence the others
                 failed[name] = type(error).__name__
-            ranks[:, i] = table.step(raw[:, i])
-        score[:] = self._final.step(self._combine(ranks))
+            ranks[:, i] = table.step(raw[:, i], teach)
+        score[:] = self._final.step(self._combine(ranks), teach)
         return self._segments(start, raw, abstained, failed, versions)
 
     def _segments(

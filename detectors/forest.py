@@ -8,13 +8,14 @@ the memory.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from detectors.arrays import Arrays, pack
-from detectors.kernels_trees import Float32s, Int32s, sum_leaves
+from detectors.kernels_trees import Float32s, Int32s, sum_leaves, unfold
 from domain.batch import Floats
 
 __all__ = ["LARGEST", "PackedForest", "medians_of", "prepared"]
@@ -52,18 +53,29 @@ class PackedForest:
         self.digest = hashlib.sha256(pack(self.snapshot())).hexdigest()[:8]
 
     @classmethod
-    def packed(cls, fitted: Any, medians: Floats) -> PackedForest:
-        """The arrays of ``fitted``, a scikit-learn IsolationForest."""
-        trees = [estimator.tree_ for estimator in fitted.estimators_]
-        depth = max(1, *(tree.max_depth for tree in trees))
-        feature = np.zeros((len(trees), 2**depth - 1), dtype=np.int32)
-        threshold = np.full((len(trees), 2**depth - 1), np.inf, dtype=np.float32)
-        leaf = np.zeros((len(trees), 2**depth))
-        for t, tree in enumerate(trees):
+    def packed(
+        cls, fitted: Sequence[tuple[Any, npt.NDArray[np.intp]]], samples: int, medians: Floats
+    ) -> PackedForest:
+        """The arrays of an isolation forest: scikit-learn's trees, each of ``samples`` rows, and their columns."""
+        depth = max(1, *(tree.max_depth for tree, _ in fitted))
+        feature = np.zeros((len(fitted), 2**depth - 1), dtype=np.int32)
+        threshold = np.full((len(fitted), 2**depth - 1), np.inf, dtype=np.float32)
+        leaf = np.zeros((len(fitted), 2**depth))
+        for t, (tree, columns) in enumerate(fitted):
             # A leaf's value in scikit-learn's own order of operations: (depth + average path) - 1.
             values = tree.compute_node_depths() + _average_path(tree.n_node_samples) - 1.0
-            _unfold(tree, fitted.estimators_features_[t], values, (feature[t], threshold[t], leaf[t]))
-        denominator = float(len(trees) * _average_path(np.array([fitted.max_samples_]))[0])
+            unfold(
+                tree.children_left.astype(np.int64),
+                tree.children_right.astype(np.int64),
+                tree.feature.astype(np.int64),
+                np.array(tree.threshold),
+                values,
+                columns.astype(np.int64),
+                feature[t],
+                threshold[t],
+                leaf[t],
+            )
+        denominator = float(len(fitted) * _average_path(np.array([samples]))[0])
         return cls(feature, threshold, leaf, medians, denominator)
 
     @classmethod
@@ -115,33 +127,6 @@ class PackedForest:
             "medians": self._medians,
         }
         return Arrays(arrays, {"denominator": self._denominator})
-
-
-def _unfold(
-    tree: Any,
-    features: npt.NDArray[Any],
-    values: Floats,
-    row: tuple[Int32s, Float32s, Floats],
-) -> None:
-    """Write one fitted tree into its row of the complete layout."""
-    feature, threshold, leaf = row
-    inner = threshold.shape[0]
-    exact = tree.threshold
-    rounded = exact.astype(np.float32)
-    rounded = np.where(rounded > exact, np.nextafter(rounded, np.float32(-np.inf)), rounded)
-    pending = [(0, 0)]
-    while pending:
-        node, place = pending.pop()
-        left = tree.children_left[node]
-        if left < 0:
-            while place < inner:
-                place = 2 * place + 1
-            leaf[place - inner] = values[node]
-        else:
-            feature[place] = features[tree.feature[node]]
-            threshold[place] = rounded[node]
-            pending.append((left, 2 * place + 1))
-            pending.append((tree.children_right[node], 2 * place + 2))
 
 
 def _average_path(samples: npt.NDArray[Any]) -> Floats:

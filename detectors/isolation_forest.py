@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from detectors.forest import PackedForest, medians_of, prepared
+from detectors.isolation_fit import isolation_trees
 from detectors.refitted import RefittedForest
 from domain.batch import Floats
 
@@ -52,14 +53,9 @@ class IsolationForest(RefittedForest):
     def _fitted(self, rows: Floats, seed: int) -> tuple[PackedForest, Floats]:
         medians = medians_of(rows)
         x = prepared(rows, medians)
-        # imported where it is needed: loading scikit-learn takes seconds, and only fitting needs it
-        from sklearn.ensemble import IsolationForest as FittedForest
-
-        fitted = FittedForest(
-            n_estimators=self._trees,
-            max_samples=min(self._samples, x.shape[0]),
-            max_features=self._max_features,
-            random_state=seed,
-        ).fit(x)
-        forest = PackedForest.packed(fitted, medians)
+        samples = min(self._samples, x.shape[0])
+        fitted = isolation_trees(
+            x, trees=self._trees, samples=samples, max_features=self._max_features, seed=seed
+        )
+        forest = PackedForest.packed(list(fitted), samples, medians)
         return forest, forest.score(rows)

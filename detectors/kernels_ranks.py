@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from domain.batch import Floats, Ints
 from domain.compiled import compiled
@@ -150,9 +151,10 @@ def step_ranks(
     probation: int,
     prior: float,
     values: Floats,
+    count: npt.NDArray[np.bool_],
     out: Floats,
 ) -> None:
-    """Rank each value, then take it in, one after the other; moves ``state`` on.
+    """Rank each value, then take it in where ``count`` says so, one after the other; moves ``state`` on.
 
     ``ring`` holds the newest scores, index i at i modulo its length; it must hold the window, those on
     probation and a block. ``ordered`` holds the served ones sorted.
@@ -163,6 +165,8 @@ def step_ranks(
             out[i] = np.nan
             continue
         out[i] = _rank(ordered, state[SIZE], prior, value) if state[SIZE] >= minimum else np.nan
+        if not count[i]:
+            continue
         ring[state[COUNT] % ring.shape[0]] = value
         state[COUNT] += 1
         end = served_end(state[COUNT], probation)

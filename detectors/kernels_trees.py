@@ -11,10 +11,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from domain.batch import Floats
+from domain.batch import Floats, Ints
 from domain.compiled import compiled
 
-__all__ = ["Float32s", "Int32s", "sum_leaves"]
+__all__ = ["Float32s", "Int32s", "sum_leaves", "unfold"]
 
 Int32s = npt.NDArray[np.int32]
 Float32s = npt.NDArray[np.float32]
@@ -80,3 +80,46 @@ def sum_leaves(
                 for _ in range(depth):
                     a = _down(a, block[r], features, thresholds)
                 total[r] += leaves[a - inner]
+
+
+@compiled
+def unfold(
+    left: Ints,
+    right: Ints,
+    column: Ints,
+    cut: Floats,
+    value: Floats,
+    columns: Ints,
+    feature: Int32s,
+    threshold: Float32s,
+    leaf: Floats,
+) -> None:
+    """Write one fitted tree into its row of the complete layout.
+
+    left, right  int64[nodes]: children of each node of the fitted tree, -1 below a leaf
+    column, cut  int64, float64[nodes]: x[columns[column]] <= cut goes left; cuts are rounded down to float32, which
+                 decides alike for every float32
+    value        float64[nodes]: what a leaf holds
+    feature, threshold, leaf  the row to write, thresholds all +inf before
+    """
+    inner = threshold.shape[0]
+    nodes = np.empty(left.shape[0], dtype=np.int64)
+    places = np.empty(left.shape[0], dtype=np.int64)
+    nodes[0] = places[0] = 0
+    waiting = 1
+    while waiting > 0:
+        waiting -= 1
+        node, place = nodes[waiting], places[waiting]
+        if left[node] < 0:
+            while place < inner:
+                place = 2 * place + 1
+            leaf[place - inner] = value[node]
+        else:
+            feature[place] = columns[column[node]]
+            rounded = np.float32(cut[node])
+            if np.float64(rounded) > cut[node]:
+                rounded = np.nextafter(rounded, np.float32(-np.inf))
+            threshold[place] = rounded
+            nodes[waiting], places[waiting] = left[node], 2 * place + 1
+            nodes[waiting + 1], places[waiting + 1] = right[node], 2 * place + 2
+            waiting += 2

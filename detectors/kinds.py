@@ -13,7 +13,12 @@ from detectors.entity_profile import EntityProfile, Profile
 from detectors.gradient_boosting import GradientBoosting
 from detectors.half_space_trees import HalfSpaceTrees
 from detectors.isolation_forest import IsolationForest
-from detectors.kinds_labelled import GradientBoostingParams, LogisticParams, RandomForestParams
+from detectors.kinds_labelled import (
+    GradientBoostingParams,
+    LogisticParams,
+    RandomForestParams,
+    RiverClassifierParams,
+)
 from detectors.logistic import Logistic
 from detectors.one_class_svm import OneClassSVM
 from detectors.online_isolation_forest import OnlineIsolationForest
@@ -137,6 +142,7 @@ PARAMS: Mapping[str, type[msgspec.Struct]] = {
     "gradient_boosting": GradientBoostingParams,
     "random_forest": RandomForestParams,
     "logistic": LogisticParams,
+    "river_classifier": RiverClassifierParams,
 }
 """The parameters of each kind, as the pipeline file is checked against them."""
 
@@ -187,6 +193,10 @@ def _maker(kind: str) -> Any:
     if kind in _MAKERS:
         return _MAKERS[kind]
     # loading River takes a second, and few pipelines use it
+    if kind == "river_classifier":
+        from detectors.river_classifier import RiverClassifier
+
+        return RiverClassifier
     from detectors.river_adapter import RiverDetector
 
     return RiverDetector

@@ -10,7 +10,13 @@ from msgspec import Meta
 from detectors.compressed_trees import Compression
 from domain.durations import parse_duration
 
-__all__ = ["CompressParams", "GradientBoostingParams", "LogisticParams", "RandomForestParams"]
+__all__ = [
+    "CompressParams",
+    "GradientBoostingParams",
+    "LogisticParams",
+    "RandomForestParams",
+    "RiverClassifierParams",
+]
 
 
 class _LabelledParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -82,3 +88,11 @@ class LogisticParams(_LabelledParams, frozen=True, kw_only=True):
 
     rate: Annotated[float, Meta(gt=0, le=10)] = 0.1
     l2: Annotated[float, Meta(ge=0, le=10)] = 1e-4
+
+
+class RiverClassifierParams(_LabelledParams, frozen=True, kw_only=True):
+    """Parameters of ``river_classifier``; see :class:`detectors.river_classifier.RiverClassifier`."""
+
+    model: Annotated[str, Meta(pattern=r"^[a-z_]+\.[A-Za-z0-9]+$")]
+    params: dict[str, Any] = {}
+    scale: Literal["standard", "minmax", "none"] = "none"

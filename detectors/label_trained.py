@@ -86,6 +86,11 @@ class LabelTrained(ABC):
         return self._version
 
     @property
+    def model(self) -> TreeModel | None:
+        """What it scores with; None before the first fit."""
+        return self._model
+
+    @property
     def model_bytes(self) -> int:
         """Bytes of what it scores with; 0 before the first fit."""
         return 0 if self._model is None else self._model.nbytes

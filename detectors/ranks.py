@@ -15,6 +15,7 @@ moves by less than half the share of one score.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from detectors.arrays import Arrays
 from detectors.kernels_ranks import COUNT, END, SIZE, place_all, served_end, step_ranks
@@ -97,12 +98,14 @@ class RankTable:
         place_all(self._ordered, len(self), self._minimum, float(self._prior), values, out)
         return out
 
-    def step(self, scores: Floats) -> Floats:
+    def step(self, scores: Floats, count: npt.NDArray[np.bool_] | None = None) -> Floats:
         """Rank each score among those served, then remember it.
 
-        Scores that are not finite are skipped and give NaN.
+        Scores that are not finite are skipped and give NaN. ``count`` (bool[n], None: all) marks those that are
+        remembered; the others are only ranked.
         """
         out = np.empty(scores.shape[0])
+        counted = np.ones(scores.shape[0], dtype=np.bool_) if count is None else np.ascontiguousarray(count)
         values = np.ascontiguousarray(scores)
         step_ranks(
             self._ring,
@@ -113,6 +116,7 @@ class RankTable:
             self._probation,
             float(self._prior),
             values,
+            counted,
             out,
         )
         return out

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from detectors.arrays import Arrays
 from detectors.sampling import Reservoir
+from detectors.schedule import rows_until
 from domain.batch import Floats
 
 __all__ = ["ReferenceSample"]
@@ -52,9 +53,10 @@ class ReferenceSample:
         row: Floats = self._percentiles[2]
         return row
 
-    def add(self, x: Floats) -> npt.NDArray[np.bool_]:
+    def add(self, x: Floats, teach: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.bool_]:
         """Take in the rows of ``x`` (float64[n, columns]); infinite values count as missing.
 
+        ``teach`` (bool[n], None: all) marks the rows that are taken in; the others are only looked at.
         Returns bool[n, columns]: which values lay outside of the range when their row came (see :meth:`outside`).
         """
         n = x.shape[0]
@@ -63,9 +65,9 @@ class ReferenceSample:
         while at < n:
             seen = self._sample.seen
             due = (seen // EVERY + 1) * EVERY if seen >= EVERY else 1 << seen.bit_length()
-            stop = min(n, at + due - seen)
+            stop = rows_until(teach, at, n, due - seen)
             outside[at:stop] = self.outside(x[at:stop])
-            self._sample.add(x[at:stop])
+            self._sample.add(x[at:stop] if teach is None else x[at:stop][teach[at:stop]])
             at = stop
             if self._sample.seen == due:
                 self._recalculate()

@@ -7,12 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from detectors.arrays import Arrays, child, merge
 from detectors.forest import PackedForest
 from detectors.kernels_ranks import place_all
 from detectors.sampling import Reservoir
-from detectors.schedule import next_fit, trusted
+from detectors.schedule import next_fit, rows_until, trusted
 from domain.batch import Floats
 
 __all__ = ["RefittedForest"]
@@ -70,17 +71,20 @@ class RefittedForest(ABC):
         """Scores (float64[n], above 0); NaN before the first fit."""
         return np.full(x.shape[0], np.nan) if self._forest is None else self._forest.score(x)
 
-    def step(self, x: Floats) -> Floats:
-        """Score each row, then sample it, and fit again where it is due."""
+    def step(self, x: Floats, teach: npt.NDArray[np.bool_] | None = None) -> Floats:
+        """Score each row, then sample it, and fit again where it is due.
+
+        ``teach`` (bool[n], None: all) marks the rows that are sampled; the others are scored and pass by.
+        """
         n = x.shape[0]
         out = np.empty(n)
         self._stepped = np.empty(n)
         at = 0
         while at < n:
-            stop = min(n, at + self._due - self._reservoir.seen)
+            stop = rows_until(teach, at, n, self._due - self._reservoir.seen)
             out[at:stop] = self.score(x[at:stop])
             self._stepped[at:stop] = self.rank(out[at:stop])
-            self._reservoir.add(x[at:stop])
+            self._reservoir.add(x[at:stop] if teach is None else x[at:stop][teach[at:stop]])
             at = stop
             if self._reservoir.seen == self._due:
                 self._refit()

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import math
-import random
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from river import anomaly, base, preprocessing
+from river import anomaly, base
 
 from detectors.arrays import Arrays
-from detectors.river_state import UnsupportedError, decode, encode
+from detectors.river_model import RiverModel, Scale
 from domain.batch import Floats
 
 __all__ = ["MODELS", "RiverDetector"]
@@ -25,13 +23,6 @@ MODELS: Mapping[str, type] = {
     if issubclass(getattr(anomaly, name), base.AnomalyDetector)
 }
 """What ``model`` can name: models that score and learn one row without a target."""
-
-_SCALERS: Mapping[str, type] = {
-    "standard": preprocessing.StandardScaler,
-    "minmax": preprocessing.MinMaxScaler,
-}
-_LARGEST = 1e30
-_TRIAL_ROWS = 30
 
 
 class RiverDetector:
@@ -55,34 +46,23 @@ class RiverDetector:
         seed: int,
         model: str,
         params: Mapping[str, Any] | None = None,
-        scale: Literal["standard", "minmax", "none"] = "none",
+        scale: Scale = "none",
         warm_up: int = 500,
         invert: bool = False,
     ) -> None:
         if model not in MODELS:
             raise ValueError(f"unknown River model {model!r}; known are {', '.join(MODELS)}")
-        self._features = list(features)
         self._warm_up = warm_up
         self._sign = -1.0 if invert else 1.0
         given = dict(params or {})
-        identity = [self._features, seed, model, sorted(given.items()), scale, warm_up, invert]
+        identity = [list(features), seed, model, sorted(given.items()), scale, warm_up, invert]
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
         self._version = f"river-{digest[:8]}"
-        arguments = dict(given)
-        if "seed" in inspect.signature(MODELS[model]).parameters:
-            arguments.setdefault("seed", seed)
         self._seen = 0
         self._last_failure: str | None = None
-        try:
-            self._model: Any = MODELS[model](**arguments)
-            self._scaler: Any = None if scale == "none" else _SCALERS[scale]()
-            fresh = encode([self._model, self._scaler])
-            self._try_out(seed)
-        except UnsupportedError as error:
-            raise ValueError(f"River model {model} cannot be kept: {error}") from error
-        except Exception as error:
-            raise ValueError(f"River model {model} with {given}: {type(error).__name__}: {error}") from error
-        self._model, self._scaler = decode(fresh)
+        self._river = RiverModel(
+            model, given, scale, features, seed=seed, known=MODELS.get, try_row=_score_and_learn
+        )
 
     @property
     def ready(self) -> bool:
@@ -112,21 +92,18 @@ class RiverDetector:
         """Scores (float64[n]) without learning; NaN during the warm-up."""
         if not self.ready:
             return np.full(x.shape[0], np.nan)
-        return np.array([self._score_row(self._named(row)) for row in x.tolist()], dtype=np.float64)
+        return np.array([self._score_row(self._river.named(row)) for row in x.tolist()], dtype=np.float64)
 
     def step(self, x: Floats) -> Floats:
         """Score each row, then learn it."""
         out = np.full(x.shape[0], np.nan)
         for i, values in enumerate(x.tolist()):
-            row = self._named(values)
+            row = self._river.named(values)
             if self.ready:
                 out[i] = self._score_row(row)
             self._seen += 1
             try:
-                if self._scaler is not None:
-                    self._scaler.learn_one(row)
-                    row = self._scaler.transform_one(row)
-                self._model.learn_one(row)
+                self._river.model.learn_one(self._river.scaled_after(row))
             except Exception as error:  # the model's own fault: told, and the stream goes on
                 self._last_failure = type(error).__name__
         return out
@@ -143,7 +120,7 @@ class RiverDetector:
                 "version": self._version,
                 "seen": self._seen,
                 "failure": self._last_failure,
-                "model": encode([self._model, self._scaler]),
+                "model": self._river.nodes(),
             },
         )
 
@@ -152,23 +129,13 @@ class RiverDetector:
         found = state.scalars
         if found.get("version") != self._version or not isinstance(found.get("seen"), int):
             raise ValueError(f"snapshot is of {found.get('version')}, this is {self._version}")
-        content = decode(found.get("model", []))
-        kinds = [type(self._model), type(self._scaler)]
-        if not isinstance(content, list) or [type(part) for part in content] != kinds:
-            raise ValueError(f"snapshot of {self._version} holds other classes than its parameters say")
-        self._model, self._scaler = content
+        self._river.restore(found.get("model"))
         self._seen = found["seen"]
         self._last_failure = found.get("failure")
 
-    def _named(self, values: list[float]) -> dict[str, float]:
-        pairs = zip(self._features, values, strict=True)
-        return {name: min(max(value, -_LARGEST), _LARGEST) for name, value in pairs if not math.isnan(value)}
-
     def _score_row(self, row: dict[str, float]) -> float:
         try:
-            if self._scaler is not None:
-                row = self._scaler.transform_one(row)
-            score = self._sign * float(self._model.score_one(row))
+            score = self._sign * float(self._river.model.score_one(self._river.scaled(row)))
         except Exception as error:  # the model's own fault: told, and the stream goes on
             self._last_failure = type(error).__name__
             return math.nan
@@ -177,14 +144,7 @@ class RiverDetector:
             return math.nan
         return score
 
-    def _try_out(self, seed: int) -> None:
-        """Learn and score random rows and store what came of it, to fail now and not in a week."""
-        rng = random.Random(seed)  # noqa: S311  (not for secrets)
-        for _ in range(_TRIAL_ROWS):
-            row = {name: rng.random() for name in self._features}
-            if self._scaler is not None:
-                self._scaler.learn_one(row)
-                row = self._scaler.transform_one(row)
-            self._model.score_one(row)
-            self._model.learn_one(row)
-        encode([self._model, self._scaler])
+
+def _score_and_learn(model: Any, row: dict[str, float], _: int) -> None:
+    model.score_one(row)
+    model.learn_one(row)

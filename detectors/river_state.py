@@ -8,6 +8,7 @@ by ``object.__new__`` and sets their attributes, and imports nothing outside Riv
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import random
@@ -19,7 +20,11 @@ from river.utils.vectordict import VectorDict
 
 __all__ = ["UnsupportedError", "decode", "encode"]
 
-_BUILTINS: dict[str, type] = {t.__name__: t for t in (bool, dict, float, int, list, str, tuple)}
+_BUILTINS: dict[str, Callable[..., Any]] = {
+    thing.__name__: thing
+    for thing in (bool, dict, float, int, list, set, str, tuple, Counter, defaultdict, deque, copy.deepcopy)
+}
+"""What River's models hold of Python itself; none of them does harm when it is called."""
 
 
 class UnsupportedError(ValueError):
@@ -71,6 +76,9 @@ class _Encoder:
         kind = type(value)
         if kind in (list, tuple):
             return [kind.__name__, [self._value(v) for v in value]]
+        if kind in (set, frozenset):
+            # in an order that does not change with the process
+            return [kind.__name__, [self._value(v) for v in sorted(value, key=repr)]]
         if kind is dict:
             return ["dict", self._pairs(value)]
         if kind is Counter:
@@ -87,9 +95,10 @@ class _Encoder:
             content, *others = value.__reduce_ex__(2)[1]
             if others[:2] == [None, None]:
                 return ["vectordict", self._pairs(content)]
-        if isinstance(value, type) and _BUILTINS.get(value.__name__) is value:
-            return ["type", value.__name__]
         if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
+            name = str(getattr(value, "__name__", ""))
+            if _BUILTINS.get(name) is value:
+                return ["type", name]
             return ["named", *_name(value)]
         return ["object", *_name(kind), self._pairs(_attributes(value))]
 
@@ -126,6 +135,8 @@ class _Decoder:
                 made.default_factory = self._value(rest[0])
             if kind == "list":
                 made.extend(self._value(v) for v in rest[0])
+            elif kind == "set":
+                made.update(self._value(v) for v in rest[0])
             else:
                 # Not update(): a Counter would count instead of taking over.
                 for key, value in rest[-1]:
@@ -140,6 +151,8 @@ class _Decoder:
     def _immutable(self, kind: str, rest: tuple[Any, ...]) -> Any:
         if kind == "tuple":
             return tuple(self._value(v) for v in rest[0])
+        if kind == "frozenset":
+            return frozenset(self._value(v) for v in rest[0])
         if kind == "partial":
             function, args, keywords = (self._value(v) for v in rest)
             return functools.partial(function, *args, **keywords)
@@ -156,6 +169,7 @@ class _Decoder:
 
 _EMPTY: dict[str, Callable[[], Any]] = {
     "list": list,
+    "set": set,
     "dict": dict,
     "counter": Counter,
     "defaultdict": defaultdict,
@@ -176,9 +190,15 @@ def _name(thing: Any) -> tuple[str, str]:
 
 def _resolve(module: str, name: str, *, want_class: bool) -> Any:
     """A class or function of River by module and name; ValueError for anything else."""
-    if not (isinstance(module, str) and module.startswith("river.")) or "." in name or "<" in name:
+    parts = name.split(".")
+    if not (isinstance(module, str) and module.startswith("river.")) or not all(
+        p.isidentifier() for p in parts
+    ):
         raise ValueError(f"{module}.{name} is not part of River")
-    found = getattr(importlib.import_module(module), name)
+    # a function of a class of that module has the class's name before its own
+    found: Any = importlib.import_module(module)
+    for part in parts:
+        found = getattr(found, part)
     if want_class and not isinstance(found, type):
         raise ValueError(f"{module}.{name} is not a class")
     # A module's own names only: what River imports from elsewhere is not River's.

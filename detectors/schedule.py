@@ -5,7 +5,10 @@ Both are functions of the number of rows so far, so batches and restarts have no
 
 from __future__ import annotations
 
-__all__ = ["PROBATION", "next_fit", "trusted"]
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["PROBATION", "next_fit", "rows_until", "trusted"]
 
 PROBATION = 2_000
 """Newest rows that nothing learns from yet (see :func:`trusted`): longer than bursts usually are."""
@@ -21,6 +24,20 @@ def next_fit(seen: int, first: int, every: int) -> int:
     [64, 64, 128, 256, 912, 1312]
     """
     return first if seen < first else seen + min(seen, every)
+
+
+def rows_until(teach: npt.NDArray[np.bool_] | None, at: int, stop: int, count: int) -> int:
+    """The row after the ``count``-th that teaches, from row ``at`` on; ``stop`` when there are fewer before it.
+
+    ``teach`` marks the rows that teach; None: all do.
+
+    >>> rows_until(np.array([True, False, True, False]), 0, 4, 2)
+    3
+    """
+    if teach is None:
+        return min(stop, at + count)
+    taught = np.flatnonzero(teach[at:stop])
+    return at + int(taught[count - 1]) + 1 if len(taught) >= count else stop
 
 
 def trusted(seen: int, first: int) -> int:

@@ -23,10 +23,13 @@ from detectors.label_memory import LabelMemory
 from domain.batch import Floats
 from domain.examples import Examples
 
-__all__ = ["MIN_POSITIVES", "Stacker", "tails"]
+__all__ = ["FAR", "MIN_POSITIVES", "Stacker", "average_precision", "fitted_weights", "tails", "weighted_tail"]
 
 MIN_POSITIVES = 30
 """Positive labels needed before weights are learned: the average precision of fewer says little."""
+FAR = 0.1
+"""Total variation from which weights are others: a combination differs from what the old weights made of the same row
+by at most this share of what its members are apart. Daily fits on nearly the same labels move by less."""
 DAY = 86_400_000_000
 _CAPACITY = 20_000
 _POSITIVES = 4_000
@@ -56,6 +59,7 @@ class Stacker:
         self._memory = LabelMemory(_CAPACITY, len(labelled), seed, _POSITIVES)
         self._fitted_at = -1
         self.weights: Floats = self._labelled.astype(np.float64)
+        self._settled = self.weights
 
     @property
     def version(self) -> str:
@@ -64,22 +68,14 @@ class Stacker:
 
     def combine(self, ranks: Floats) -> Floats:
         """Weighted mean tail of each row of ``ranks`` (float64[n, members], NaN = no say); NaN without any say."""
-        present = ~np.isnan(ranks)
-        z = np.where(present, tails(ranks), 0.0)
-        weight = present * self.weights
-        # where nobody with a weight speaks, those who speak count alike
-        weight[weight.sum(axis=1) == 0.0] = 1.0
-        weight *= present
-        # element by element: a matrix product could round differently for other batches
-        total, norm = np.zeros(len(ranks)), np.zeros(len(ranks))
-        for column in range(ranks.shape[1]):
-            total += weight[:, column] * z[:, column]
-            norm += weight[:, column]
-        combined: Floats = np.divide(total, norm, out=np.full(len(ranks), np.nan), where=norm > 0.0)
-        return combined
+        return weighted_tail(ranks, self.weights)
 
     def learn(self, examples: Examples, now: int) -> bool:
-        """Remember what members had said of labelled events; fit when due. True when weights changed."""
+        """Remember what members had said of labelled events; fit when due.
+
+        True when weights have moved far since that was last said (at first: from those of a beginner), at once or
+        little by little. What the combination was before is then no measure of what it is now.
+        """
         said = examples.take(np.flatnonzero(~np.isnan(examples.ranks).all(axis=1)))
         if len(said):
             self._memory.add(tails(said.ranks), said.y)
@@ -87,32 +83,22 @@ class Stacker:
             return False
         if self._fitted_at >= 0 and now < self._fitted_at + DAY:
             return False
-        before = self.weights
         self.weights = self._fit()
         self._fitted_at = now
-        return not np.array_equal(before, self.weights)
+        if _variation(self.weights, self._settled) <= FAR:
+            return False
+        self._settled = self.weights
+        return True
 
     def _fit(self) -> Floats:
         kept = self._memory.rows()
-        z = kept.x.astype(np.float64)
-        # a member that had no say then is taken to have said what is usual
-        z[np.isnan(z)] = 1.0
-        members = len(self._labelled)
-        candidates = [_logistic(z, kept.y, kept.weight), self._labelled.astype(np.float64), np.ones(members)]
-        candidates += list(np.eye(members))
-        best, best_precision = candidates[0], -1.0
-        for weights in candidates:
-            if weights.sum() == 0.0:
-                continue
-            precision = _average_precision(z @ weights, kept.y, kept.weight)
-            if precision > best_precision:
-                best, best_precision = weights, precision
-        normal: Floats = best / best.sum()
-        return normal
+        return fitted_weights(kept.x.astype(np.float64), kept.y, kept.weight, self._labelled)
 
     def snapshot(self) -> Arrays:
         """All state."""
-        own = Arrays({"weights": self.weights.copy()}, {"fitted_at": self._fitted_at})
+        own = Arrays(
+            {"weights": self.weights.copy(), "settled": self._settled.copy()}, {"fitted_at": self._fitted_at}
+        )
         return merge({"memory": self._memory.snapshot()}, own)
 
     def restore(self, state: Arrays) -> None:
@@ -120,8 +106,54 @@ class Stacker:
         weights, fitted_at = state.arrays.get("weights"), state.scalars.get("fitted_at")
         if weights is None or weights.shape != self._labelled.shape or not isinstance(fitted_at, int):
             raise ValueError("snapshot of weights lacks 'weights' or 'fitted_at'")
+        settled = state.arrays.get("settled")
+        if settled is None or settled.shape != weights.shape:
+            raise ValueError("snapshot of weights lacks 'settled'")
         self._memory.restore(child(state, "memory"))
-        self.weights, self._fitted_at = weights.copy(), fitted_at
+        self.weights, self._settled, self._fitted_at = weights.copy(), settled.copy(), fitted_at
+
+
+def _variation(left: Floats, right: Floats) -> float:
+    """Total variation of two sets of weights as shares; of all-zero weights all members count alike."""
+    shares = [w / w.sum() if w.sum() > 0.0 else np.full(len(w), 1.0 / len(w)) for w in (left, right)]
+    return 0.5 * float(np.abs(shares[0] - shares[1]).sum())
+
+
+def weighted_tail(ranks: Floats, weights: Floats) -> Floats:
+    """Weighted mean tail of each row of ``ranks`` (float64[n, members], NaN = no say); NaN without any say."""
+    present = ~np.isnan(ranks)
+    z = np.where(present, tails(ranks), 0.0)
+    weight = present * weights
+    # where nobody with a weight speaks, those who speak count alike
+    weight[weight.sum(axis=1) == 0.0] = 1.0
+    weight *= present
+    # element by element: a matrix product could round differently for other batches
+    total, norm = np.zeros(len(ranks)), np.zeros(len(ranks))
+    for column in range(ranks.shape[1]):
+        total += weight[:, column] * z[:, column]
+        norm += weight[:, column]
+    combined: Floats = np.divide(total, norm, out=np.full(len(ranks), np.nan), where=norm > 0.0)
+    return combined
+
+
+def fitted_weights(z: Floats, y: Floats, weight: Floats, labelled: npt.NDArray[np.bool_]) -> Floats:
+    """Weights (float64[members], sum 1) of the tails ``z`` (float64[n, members], NaN = no say) for labels ``y``.
+
+    ``weight`` float64[n] is what each row stands for, ``labelled`` which members learn from labels themselves.
+    """
+    # a member that had no say then is taken to have said what is usual
+    z = np.where(np.isnan(z), 1.0, z)
+    candidates = [_logistic(z, y, weight), labelled.astype(np.float64), np.ones(len(labelled))]
+    candidates += list(np.eye(len(labelled)))
+    best, best_precision = candidates[0], -1.0
+    for weights in candidates:
+        if weights.sum() == 0.0:
+            continue
+        precision = average_precision(z @ weights, y, weight)
+        if precision > best_precision:
+            best, best_precision = weights, precision
+    normal: Floats = best / best.sum()
+    return normal
 
 
 def _logistic(z: Floats, y: Floats, weight: Floats) -> Floats:
@@ -153,7 +185,7 @@ def _logistic(z: Floats, y: Floats, weight: Floats) -> Floats:
     return result
 
 
-def _average_precision(value: Floats, y: Floats, weight: Floats) -> float:
+def average_precision(value: Floats, y: Floats, weight: Floats) -> float:
     """Average precision of ``value`` with weighted rows; ties share their place."""
     order = np.argsort(-value, kind="stable")
     value, hit, weight = value[order], (y * weight)[order], weight[order]

@@ -4,11 +4,17 @@
 
     TidegateError               message says what happened, remedy says what to do
     ├── Retriable               the same call may succeed later (broker away, Redis loading)
-    │   └── StoreUnavailable    Redis did not answer in time
+    │   ├── StoreUnavailable    Redis did not answer in time
+    │   ├── TooFewLabels        a model can not be fitted to so few labels
+    │   ├── RegistryUnavailable the database of models did not answer in time
+    │   └── RegistryConflict    somebody else changed the registry first; read it again
     └── Fatal                   the same call will never succeed without a person
         ├── PipelineInvalid     the pipeline file has mistakes (all of them listed)
         ├── StateFenced         another owner moved the online state on; reload before writing
         ├── StateMismatch       online state and log contradict each other
+        ├── ArtefactRefused     a model file is damaged, foreign or not signed by someone we trust
+        ├── UnknownModel        the registry has no such model (or training run)
+        ├── StageForbids        the registry does not do that with a model in its present stage
         └── ServiceMissing      a broker, Redis or file that is needed is not there
 
 ``EventRejected`` is not a failure of the service but a verdict on one input record: it carries the
@@ -21,17 +27,23 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 __all__ = [
+    "ArtefactRefused",
     "EventRejected",
     "Fatal",
     "PipelineInvalid",
     "Problem",
+    "RegistryConflict",
+    "RegistryUnavailable",
     "Reject",
     "Retriable",
     "ServiceMissing",
+    "StageForbids",
     "StateFenced",
     "StateMismatch",
     "StoreUnavailable",
     "TidegateError",
+    "TooFewLabels",
+    "UnknownModel",
 ]
 
 
@@ -55,6 +67,18 @@ class StoreUnavailable(Retriable):
     """The online store did not answer."""
 
 
+class TooFewLabels(Retriable):
+    """A model can not be fitted to so few labels; later there may be more."""
+
+
+class RegistryUnavailable(Retriable):
+    """The database of models did not answer."""
+
+
+class RegistryConflict(Retriable):
+    """Somebody else changed the registry (or took the training run) first: what the caller read is old."""
+
+
 class Fatal(TidegateError):
     """The same call will never succeed unless a person changes something."""
 
@@ -65,6 +89,22 @@ class StateFenced(Fatal):
 
 class StateMismatch(Fatal):
     """Online state and committed offsets contradict each other."""
+
+
+class ArtefactRefused(Fatal):
+    """A sealed model was not taken; ``reason`` is one of :class:`lifecycle.artefact.Refusal`."""
+
+    def __init__(self, reason: str, message: str, *, remedy: str) -> None:
+        super().__init__(message, remedy=remedy)
+        self.reason = reason
+
+
+class UnknownModel(Fatal):
+    """The registry has no such model or training run."""
+
+
+class StageForbids(Fatal):
+    """What was asked for does not go with the stage that a model, or the registry, is in."""
 
 
 class ServiceMissing(Fatal):

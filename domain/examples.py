@@ -23,6 +23,8 @@ class Examples:
     score     float64[m]: the score as given then, NaN = none
     times     int64[m]: event times, UTC microseconds
     known_at  int64[m]: when each label became known, UTC microseconds
+    own       float64[m]: the score that the pipeline's own detectors gave, where models from the registry were in
+              force; None: always ``score``
     """
 
     x: Floats
@@ -31,6 +33,7 @@ class Examples:
     score: Floats
     times: Ints
     known_at: Ints
+    own: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -48,6 +51,7 @@ class Examples:
         """One after the other; ``parts`` must hold at least one."""
         if len(parts) == 1:
             return parts[0]
+        owns = [part.score if part.own is None else part.own for part in parts]
         return Examples(
             np.concatenate([part.x for part in parts]),
             np.concatenate([part.y for part in parts]),
@@ -55,6 +59,7 @@ class Examples:
             np.concatenate([part.score for part in parts]),
             np.concatenate([part.times for part in parts]),
             np.concatenate([part.known_at for part in parts]),
+            None if all(part.own is None for part in parts) else np.concatenate(owns),
         )
 
     def rows(self, start: int, stop: int) -> Examples:
@@ -66,7 +71,8 @@ class Examples:
         return self._picked(index)
 
     def columns(self) -> dict[str, Floats | Ints]:
-        """The columns by name."""
+        """The columns by name, ``own`` only where it is there."""
+        own = {} if self.own is None else {"own": self.own}
         return {
             "x": self.x,
             "y": self.y,
@@ -74,6 +80,7 @@ class Examples:
             "score": self.score,
             "times": self.times,
             "known_at": self.known_at,
+            **own,
         }
 
     def _picked(self, which: slice | npt.NDArray[np.intp]) -> Examples:
@@ -84,4 +91,5 @@ class Examples:
             self.score[which],
             self.times[which],
             self.known_at[which],
+            None if self.own is None else self.own[which],
         )

@@ -31,12 +31,15 @@ _Time = Annotated[int, msgspec.Meta(ge=0, lt=_TIME_LIMIT)]
 class Said(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What the verdict said of the event, for what learns from labels: by the names of features and detectors.
 
-    ``features`` is the vector as scored, ``ranks`` each detector's rank, null where one gave none.
+    ``features`` is the vector as scored, ``ranks`` each detector's rank, null where one gave none. ``own``, where
+    models from the registry were in force: the score of the pipeline's own detectors (the verdict's
+    ``models.own.score``).
     """
 
     features: dict[str, float | None]
     ranks: dict[str, float | None]
     score: float | None
+    own: float | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class JoinedLabel(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -136,15 +139,18 @@ class LabelCodec:
         m = len(labels)
         x = np.full((m, len(self._features)), np.nan)
         ranks = np.full((m, len(self._detectors)), np.nan)
-        score = np.full(m, np.nan)
+        score, own = np.full(m, np.nan), np.full(m, np.nan)
+        led = False
         for row, label in enumerate(labels):
             if (said := label.said) is None:
                 continue
             x[row] = [_number(said.features.get(name)) for name in self._features]
             ranks[row] = [_number(said.ranks.get(name)) for name in self._detectors]
-            score[row] = _number(said.score)
+            score[row] = own[row] = _number(said.score)
+            if not isinstance(said.own, msgspec.UnsetType):
+                own[row], led = _number(said.own), True
         y = np.array([_number(label.label) for label in labels], dtype=np.float64)
-        return Examples(x, y, ranks, score, times, known_at)
+        return Examples(x, y, ranks, score, times, known_at, own if led else None)
 
 
 def _number(value: float | None) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from domain.pipeline_labels import ORPHANS_WAIT, LabelsSpec
+from domain.pipeline_retraining import Retraining
 
 __all__ = [
     "COMBINERS",
@@ -26,6 +27,7 @@ __all__ = [
     "Feature",
     "Field",
     "FieldType",
+    "Guards",
     "LatePolicy",
     "Pipeline",
     "Threshold",
@@ -36,7 +38,7 @@ __all__ = [
 COMBINERS = ("rank_average", "stacked")
 """How ranks become one score; ``stacked`` learns it from labels."""
 
-LABELLED_KINDS = frozenset({"gradient_boosting", "logistic", "random_forest"})
+LABELLED_KINDS = frozenset({"gradient_boosting", "logistic", "random_forest", "river_classifier"})
 """Kinds of detectors that learn from labels."""
 
 DEFAULT_NUMBER_LIMIT = 1e15
@@ -235,11 +237,21 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         return tuple((code, t.budget) for code, t in self.thresholds if t.budget is not None)
 
 
+class Guards(msgspec.Struct, frozen=True, kw_only=True):
+    """What protects detectors from those they judge.
+
+    ``teach_per_entity``: a value of the key entity may teach the detectors at most so many times as often as values do
+    on average; None: as often as it comes.
+    """
+
+    teach_per_entity: float | None = 4.0
+
+
 class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
     """The whole declaration.
 
-    ``digest`` is the SHA-256 (hex) of its canonical JSON without the digest and ``labels``, which says who is believed
-    and changes no verdict by itself.
+    ``digest`` is the SHA-256 (hex) of its canonical JSON without the digest, ``retraining`` and ``labels``, which
+    change no verdict by themselves: nobody shall lose what detectors have learned for another cool-down.
     """
 
     name: str
@@ -248,8 +260,10 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
     features: tuple[Feature, ...]
     detectors: tuple[DetectorSpec, ...]
     decision: Decision
+    guards: Guards = Guards()
     seed: int = 0
     digest: str = ""
+    retraining: Retraining | None = None
     labels: LabelsSpec | None = None
 
     @property

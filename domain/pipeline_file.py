@@ -12,23 +12,35 @@ from pathlib import Path
 import msgspec
 
 from domain.errors import PipelineInvalid, Problem, ServiceMissing
-from domain.pipeline import Pipeline
+from domain.pipeline import AggregateFeature, Pipeline
 from domain.pipeline_decision import Kinds, read_decision, read_detectors
 from domain.pipeline_event import read_event
 from domain.pipeline_features import CheckExpression, read_features
+from domain.pipeline_guards import read_guards
 from domain.pipeline_labels import read_labels
 from domain.pipeline_reader import Report, Section
+from domain.pipeline_retraining import read_retraining
 from domain.pipeline_schema import json_schema
 from domain.pipeline_yaml import MAX_FILE_BYTES, read_yaml
 
 __all__ = ["digest_of", "json_schema", "load_pipeline", "parse_pipeline"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-_KEYS = ("pipeline", "version", "seed", "event", "features", "detectors", "decision", "labels")
+_KEYS = (
+    "pipeline",
+    "version",
+    "seed",
+    "event",
+    "features",
+    "detectors",
+    "decision",
+    "guards",
+    "labels",
+    "retraining",
+)
 _NOT_BUILT = {
     "rules": "Remove it; decide with detectors and budgets until rules are there.",
     "lists": "Remove it; decide with detectors and budgets until lists are there.",
-    "retraining": "Remove it; use `tidegate backtest --retrain-every` until retraining is there.",
 }
 
 
@@ -82,9 +94,9 @@ def parse_pipeline(
 
 
 def digest_of(pipeline: Pipeline) -> str:
-    """SHA-256 (hex) of the canonical JSON of the declaration, its digest left empty, without ``labels``."""
+    """SHA-256 (hex) of the canonical JSON of the declaration, without its digest, ``retraining`` and ``labels``."""
     bare = msgspec.to_builtins(msgspec.structs.replace(pipeline, digest=""), str_keys=True)
-    del bare["labels"]
+    del bare["retraining"], bare["labels"]
     return hashlib.sha256(msgspec.json.encode(bare, order="sorted")).hexdigest()
 
 
@@ -104,6 +116,10 @@ def _read(top: Section, kinds: Kinds | None, check: CheckExpression | None) -> P
     declared = list(top.node.mapping["features"].mapping) if top.has("features") else []
     detectors = read_detectors(top, declared, kinds)
     decision = read_decision(top, declared)
+    guards = read_guards(top)
+    shown = set() if event is None else {f.name for f in event.fields if not f.sensitive}
+    entities = {f.entity for f in features if isinstance(f, AggregateFeature)} & shown
+    retraining = read_retraining(top, declared, sorted(entities))
     labels = read_labels(top)
     if name is None or event is None:
         return None
@@ -114,6 +130,8 @@ def _read(top: Section, kinds: Kinds | None, check: CheckExpression | None) -> P
         features=tuple(features),
         detectors=tuple(detectors),
         decision=decision,
+        guards=guards,
         seed=seed,
+        retraining=retraining,
         labels=labels,
     )

@@ -12,7 +12,9 @@ from typing import Any
 import msgspec
 
 from domain.pipeline import COMBINERS, Aggregate, FieldType, LatePolicy, UnknownFields
+from domain.pipeline_guards import MOST_TIMES
 from domain.pipeline_labels import MAX_SOURCE, MAX_SOURCES
+from domain.pipeline_retraining import RETRAINING_SCHEMA
 from domain.pipeline_threshold import MAX_PER_DAY, PER_DAY
 
 __all__ = ["json_schema"]
@@ -93,6 +95,21 @@ def json_schema(kinds: Mapping[str, type[msgspec.Struct]] | None = None) -> dict
                 "anyOf": [{"required": ["review"]}, {"required": ["block"]}],
                 "additionalProperties": False,
             },
+            "guards": {
+                "type": "object",
+                "properties": {
+                    "teach_per_entity": {
+                        "anyOf": [
+                            {"type": "number", "minimum": 1, "maximum": MOST_TIMES},
+                            {"enum": ["off", False]},
+                        ],
+                        "default": 4,
+                        "description": "how often a value of the key may teach the detectors: times the average",
+                    }
+                },
+                "additionalProperties": False,
+            },
+            "retraining": RETRAINING_SCHEMA,
             "labels": {
                 "type": "object",
                 "properties": {

@@ -7,7 +7,18 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["Alert", "DecisionName", "DetectorOutput", "Flag", "Reason", "Source", "Verdict", "Versions"]
+__all__ = [
+    "Alert",
+    "DecisionName",
+    "DetectorOutput",
+    "Flag",
+    "ModelOutput",
+    "ModelRole",
+    "Reason",
+    "Source",
+    "Verdict",
+    "Versions",
+]
 
 
 class DecisionName(StrEnum):
@@ -66,8 +77,31 @@ class DetectorOutput(msgspec.Struct, frozen=True, gc=False):
     abstained: str | None = None
 
 
+class ModelRole(StrEnum):
+    """What a model is to a verdict."""
+
+    OWN = "own"
+    """The pipeline's own detectors, which learn in every worker."""
+    CHAMPION = "champion"
+    """The trained model in force."""
+    CHALLENGER = "challenger"
+    """A trained model that has to prove itself."""
+
+
+class ModelOutput(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What one model said of the event: ``score`` and ``probability`` as in the verdict, null: it could not say.
+
+    ``decided`` is there, and true, where it is the model whose score is that of the verdict.
+    """
+
+    role: ModelRole
+    score: float | None
+    probability: float | None
+    decided: bool = False
+
+
 class Versions(msgspec.Struct, frozen=True, gc=False):
-    """Versions of everything that made the verdict."""
+    """Versions of everything that made the verdict; ``models["champion"]`` is the registry's model in force, if any."""
 
     code: str
     pipeline: int
@@ -87,6 +121,8 @@ class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     that they do not reflect. ``probability``, where labels are learned from: that the event is what labels call 1,
     as of the labels known then; null while they are too few. ``out_of_range``, with the flag of that name: features
     whose value lies far outside of what recent traffic had, so that what the detectors say of it is extrapolated.
+    ``models``, where models from the registry are in force: what each said, by version, and the pipeline's own
+    detectors under ``own``. One of them decided: its score is ``score``. Absent for a duplicate.
     """
 
     id: str
@@ -105,6 +141,7 @@ class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     labels_offset: int | msgspec.UnsetType = msgspec.UNSET
     probability: float | msgspec.UnsetType | None = msgspec.UNSET
     out_of_range: list[str] | msgspec.UnsetType = msgspec.UNSET
+    models: dict[str, ModelOutput] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Alert(msgspec.Struct, frozen=True, gc=False, kw_only=True):

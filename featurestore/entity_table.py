@@ -46,13 +46,28 @@ def _gather(words: Ints, bases: Ints, slots: Ints, lengths: Ints, out: Ints) -> 
         at += lengths[i]
 
 
+@compiled
+def _close_ranks(words: Ints, bases: Ints, classes: Ints, slots: Ints) -> int:
+    """Move the blocks of ``slots``, which are in order of their places, down to where there is no gap; the end."""
+    at = 0
+    for slot in slots:
+        base = bases[slot]
+        size = 32 << classes[slot]
+        if at < base:
+            for i in range(size):
+                words[at + i] = words[base + i]
+            bases[slot] = at
+        at += size
+    return at
+
+
 class EntityTable:
     """State of one entity field for all partitions this process holds, and copies of foreign ones.
 
     Slots are numbered; ``bases`` and ``classes`` say where a slot's block lies and how large it is
-    (32 << class words). The arena only grows; freed blocks are reused by size class. Where ``reserve_bytes`` is
-    given, it begins that large: the system hands out zeroed pages only when they are touched, and growing would
-    need old and new arena at the same time.
+    (32 << class words). Freed blocks are reused by size class; as entities grow, those of the small classes lie idle,
+    until :meth:`compact`. Where ``reserve_bytes`` is given, the arena begins that large: the system hands out zeroed
+    pages only when they are touched, and growing would need old and new arena at the same time.
     """
 
     def __init__(self, plan: EntityPlan, *, reserve_bytes: int = 0) -> None:
@@ -78,7 +93,7 @@ class EntityTable:
 
     @property
     def arena_bytes(self) -> int:
-        """Bytes of blobs handed out so far (including freed ones that wait for reuse)."""
+        """Bytes of blocks handed out (including freed ones that wait for reuse)."""
         return int(self.top[0]) * 8
 
     @property
@@ -215,7 +230,7 @@ class EntityTable:
     def evict(self, limit: int, limit_bytes: int | None = None) -> int:
         """Forget clean entries, least recently used first, beyond ``limit`` entries or ``limit_bytes``.
 
-        Returns how many went. A tenth more than needed goes, so that the search for victims is rare.
+        Returns how many went. Of entries a tenth more than needed goes, so that the search for victims is rare.
         """
         excess = len(self) - limit
         over = 0 if limit_bytes is None else self.held_bytes - limit_bytes
@@ -224,14 +239,24 @@ class EntityTable:
         clean = np.flatnonzero((self._partition >= 0) & ~self.dirty)
         clean = clean[np.argsort(self._used[clean], kind="stable")]
         count = excess + limit // 10 if excess > 0 else 0
-        if over > 0 and limit_bytes is not None:
+        if over > 0:
             freed = np.cumsum(_BLOCK_BYTES << self.classes[clean])
-            count = max(count, int(np.searchsorted(freed, over + limit_bytes // 10)) + 1)
+            count = max(count, int(np.searchsorted(freed, over)) + 1)
         victims = clean[:count].tolist()
         for slot in victims:
             del self._index[int(self._partition[slot])][self._keys[slot]]
             self._forget(slot)
         return len(victims)
+
+    def compact(self) -> None:
+        """Give back the room of freed blocks, if it is worth the work (a tenth of what is held)."""
+        held = self.held_bytes
+        if self.arena_bytes - held <= held // 10:
+            return
+        slots = np.flatnonzero(self._partition >= 0)
+        slots = slots[np.argsort(self.bases[slots])]
+        self.top[0] = _close_ranks(self.words, self.bases, self.classes, slots)
+        self.free[:] = -1
 
     def _forget(self, slot: int) -> None:
         self._release_block(slot)

@@ -109,6 +109,11 @@ class FeatureTables:
         return sum(table.arena_bytes for table in self._tables)
 
     @property
+    def crowded(self) -> bool:
+        """Whether blobs take more than ``state_bytes``: time to store what changed, and to :meth:`evict`."""
+        return self._state_bytes is not None and self.arena_bytes > self._state_bytes
+
+    @property
     def partitions(self) -> int:
         """How many partitions feed the pipeline."""
         return self._partitions
@@ -317,13 +322,19 @@ class FeatureTables:
         return taken
 
     def evict(self) -> None:
-        """Let entries leave memory, oldest use first, until the limits hold; each kind gives its share of bytes."""
-        held = [table.held_bytes for table in self._tables] if self._state_bytes is not None else []
-        for i, table in enumerate(self._tables):
-            share = None
-            if self._state_bytes is not None and sum(held) > self._state_bytes:
-                share = held[i] * self._state_bytes // sum(held)
-            table.evict(self._max_entities, share)
+        """Let entries leave memory, oldest use first, until the limits hold; each kind gives its share of bytes.
+
+        Where bytes are short, a tenth more than needed goes, so that it is not done again at once.
+        """
+        if self._state_bytes is None or not self.crowded:
+            for table in self._tables:
+                table.evict(self._max_entities)
+            return
+        wanted = self._state_bytes - self._state_bytes // 10
+        held = [table.held_bytes for table in self._tables]
+        for table, bytes_ in zip(self._tables, held, strict=True):
+            table.evict(self._max_entities, bytes_ * wanted // max(sum(held), wanted))
+            table.compact()
 
     def mark_clean(self, partition: int) -> None:
         """What ``dirty`` gave is safely stored: forget that it changed, and evict."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,7 @@ from lifecycle.backtest import BacktestRun
 from lifecycle.event_rows import column_names, read_columns
 from lifecycle.fairness import FairnessReport, fairness
 
-__all__ = ["MAX_GROUPS", "Groups", "by_group", "read_groups"]
+__all__ = ["MAX_GROUPS", "Groups", "by_group", "grouped", "read_groups"]
 
 MAX_GROUPS = 20
 """Groups told apart; of more texts the rarest are one group, of more numbers quarters are made."""
@@ -57,15 +58,21 @@ def read_groups(events: Path, pipeline: Pipeline, field: str, *, limit: int | No
         cells += [None if row is None else row.get(column) for row in rows]
         if limit is not None and len(cells) >= limit:
             break
-    cells = [_usable(cell) for cell in cells[:limit]]
-    if all(cell is None for cell in cells):
+    cells = cells[:limit]
+    if all(_usable(cell) is None for cell in cells):
         raise Fatal(
             f"--group-by: no row of {events.name} has a value for {column!r}.",
             remedy="name a field of the pipeline or a column of the file.",
         )
-    counts = Counter(cell for cell in cells if cell is not None)
+    return grouped(cells)
+
+
+def grouped(cells: Sequence[Any]) -> Groups:
+    """The groups of values: up to 20 told apart, the rarest texts together, more numbers in quarters."""
+    usable = [_usable(cell) for cell in cells]
+    counts = Counter(cell for cell in usable if cell is not None)
     numbers = _numbers(list(counts)) if len(counts) > MAX_GROUPS else None
-    return _named(cells, counts) if numbers is None else _quarters(cells, numbers)
+    return _named(usable, counts) if numbers is None else _quarters(usable, numbers)
 
 
 def by_group(

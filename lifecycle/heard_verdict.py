@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
-from domain.verdict import Flag, Source
+from domain.verdict import Flag, ModelRole, Source
 
 __all__ = ["HeardVerdict", "hear", "said_of"]
+
+
+class _Score(msgspec.Struct, frozen=True, gc=False):
+    score: float | None = None
 
 
 class _Rank(msgspec.Struct, frozen=True, gc=False):
@@ -24,6 +30,7 @@ class HeardVerdict(msgspec.Struct, frozen=True, gc=False):
     features: msgspec.Raw = msgspec.Raw(b"null")
     detectors: msgspec.Raw = msgspec.Raw(b"null")
     score: float | None = None
+    models: dict[str, _Score] | None = None
 
     @property
     def duplicate(self) -> bool:
@@ -41,4 +48,7 @@ def said_of(verdict: HeardVerdict) -> bytes | None:
         return None
     said = _RANKS.decode(verdict.detectors)
     ranks = {name: one.rank for name, one in said.items()}
-    return msgspec.json.encode({"features": verdict.features, "ranks": ranks, "score": verdict.score})
+    record: dict[str, Any] = {"features": verdict.features, "ranks": ranks, "score": verdict.score}
+    if verdict.models is not None:
+        record["own"] = verdict.models[ModelRole.OWN].score
+    return msgspec.json.encode(record)

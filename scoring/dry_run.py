@@ -1,6 +1,7 @@
 """Scoring one event against present state without changing anything: ``POST /v1/score?dry_run=true``.
 
-The same engine on scratch tables, filled from the online store, and the newest detector snapshot. The answer is
+The same engine on scratch tables, filled from the online store, the newest detector snapshot, and the models in force.
+The answer is
 what a worker would have said of the event next, but for what it has committed since its last flush
 (a fraction of a second) and its last snapshot (ten seconds).
 """
@@ -19,6 +20,7 @@ from domain.verdict import Verdict
 from featurestore.ports import StateStore
 from featurestore.tables import FeatureTables
 from scoring.engine import PartitionScorer
+from scoring.models_in_use import NO_MODELS, ModelsInUse
 from scoring.verdicts import VerdictEncoder, decode_verdict
 
 __all__ = ["StateDryRunner"]
@@ -40,6 +42,7 @@ class StateDryRunner:
         *,
         partitions: int,
         partition_of: Callable[[bytes, int], int],
+        models: Callable[[], ModelsInUse] = lambda: NO_MODELS,
     ) -> None:
         self._pipeline = pipeline
         self._codec = codec
@@ -48,6 +51,7 @@ class StateDryRunner:
         self._clock = clock
         self._partitions = partitions
         self._partition_of = partition_of
+        self._models = models
         self._known: dict[int, tuple[int, PartitionScorer]] = {}
 
     def score(self, raw: bytes) -> Verdict:
@@ -66,6 +70,7 @@ class StateDryRunner:
             stream_time=0 if applied is None else applied.stream_time,
             ensemble=known.ensemble,
             learned=known.learned,
+            models=self._models(),
         )
         scored = scorer.preview(batch)
         [record] = self._encoder.verdicts(scored, partition=partition, scored_at=now)

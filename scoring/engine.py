@@ -18,12 +18,13 @@ from detectors.lessons import Lesson
 from domain.batch import EventBatch, Floats, Ints
 from domain.label import LabelBatch
 from domain.pipeline import ExpressionFeature, FieldType, Pipeline
-from domain.verdict import Flag
+from domain.verdict import Flag, Reason
 from featurestore.expressions import Expression, compile_expression
 from featurestore.ports import EntityRequest
 from featurestore.tables import Advanced, FeatureTables
 from scoring.decision import decide
 from scoring.learned_decision import LearnedDecision
+from scoring.models_in_use import NO_MODELS, ModelSays, ModelsInUse, Panel
 from scoring.reasons import explain
 from scoring.scored import FLAG_BITS, ScoredBatch
 
@@ -61,6 +62,7 @@ class PartitionScorer:
         labels_offset: int = 0,
         ensemble: Ensemble | None = None,
         learned: LearnedDecision | None = None,
+        models: ModelsInUse = NO_MODELS,
     ) -> None:
         self.pipeline = pipeline
         self.partition = partition
@@ -68,6 +70,8 @@ class PartitionScorer:
         self.tables.hold(partition)
         self.ensemble = Ensemble(pipeline) if ensemble is None else ensemble
         self.learned = LearnedDecision(pipeline, self.tables.partitions) if learned is None else learned
+        self.models = models
+        """What is asked beside the ensemble; may be exchanged between two batches."""
         self.stream_time = stream_time
         self.labels_offset = labels_offset
         self._fetch = fetch
@@ -114,12 +118,15 @@ class PartitionScorer:
         advanced = self._advance(batch, labels=labels, loaded=loaded, want_features=True)
         fresh = np.flatnonzero(~advanced.duplicate)
         x = advanced.features if len(fresh) == len(batch) else advanced.features[fresh]
+        panel = Panel(self.models, batch.entities[self.pipeline.event.key], fresh)
         lessons: list[Lesson] = []
         if teach:
             lessons = self.plan_lessons(batch.times, fresh, advanced.labels_applied, labels)
-            output = self.ensemble.step(x, lessons)
+            may = self._may_teach(batch.entities[self.pipeline.event.key], fresh)
+            output = self.ensemble.step(x, lessons, may, decide=panel.decide)
         else:
-            output = self.ensemble.score(x)
+            output = self.ensemble.score(x, decide=panel.decide)
+        output = panel.decided(output)
         raw, ranks, score, probability = _spread(output, fresh, len(batch))
         decision = np.zeros(len(batch), dtype=np.int8)
         if teach:
@@ -146,11 +153,13 @@ class PartitionScorer:
             flags=flags.astype(np.uint8),
             first_offset=advanced.first_offset,
             segments=_on_batch(output.segments, fresh, len(batch)),
-            reasons=explain(self.ensemble, self._names, advanced.features, alerts) if len(alerts) else {},
+            reasons=self._reasons(advanced.features, alerts, panel.said),
             stream_time=self.stream_time,
             labels_offset=self._labels_offsets(labels_before, labels, advanced),
             probability=probability,
             outside=outside,
+            models=panel.said,
+            champion=None if self.models.champion is None else self.models.champion.version,
         )
 
     def plan_lessons(self, times: Ints, fresh: Ints, told: Ints, labels: LabelBatch | None) -> list[Lesson]:
@@ -212,13 +221,31 @@ class PartitionScorer:
         fresh = np.flatnonzero(~(advanced.duplicate | repeated))
         self._remember(batch, fresh, scores, decisions.astype(np.int8))
 
-    def relearn(self, x: Floats, times: Ints, lessons: Sequence[Lesson] = ()) -> Floats:
+    def relearn(
+        self,
+        x: Floats,
+        times: Ints,
+        keys: Sequence[str],
+        lessons: Sequence[Lesson] = (),
+        *,
+        decided: tuple[Ints, Floats] | None = None,
+    ) -> Floats:
         """Move the detectors on over vectors of committed verdicts, and labels among them (:meth:`plan_lessons`).
 
-        ``times`` int64[n], event times. Returns the scores they gave (again).
+        ``times`` int64[n], event times; ``keys``, the verdicts' values of the key entity; ``decided``, the rows
+        (int64[k]) where models from the registry were in force and the scores that decided these. Returns the scores
+        that the ensemble gave (again).
         """
-        score = self.ensemble.step(x, lessons).score
-        self.learned.step(score, x, times, lessons)
+        deciding = np.empty(len(x))
+
+        def deciders(_: Floats, own: EnsembleOutput) -> Floats:
+            deciding[:] = own.score
+            if decided is not None:
+                deciding[decided[0]] = decided[1]
+            return deciding
+
+        score = self.ensemble.step(x, lessons, self._may_teach(keys, None), decide=deciders).score
+        self.learned.step(deciding, x, times, lessons)
         return score
 
     def snapshot(self) -> bytes:
@@ -243,6 +270,20 @@ class PartitionScorer:
     def fit(self, x: Floats) -> None:
         """Train the detectors on past vectors (float64[n, F])."""
         self.ensemble.fit(x)
+
+    def _reasons(self, x: Floats, alerts: Ints, said: Sequence[ModelSays]) -> dict[int, list[Reason]]:
+        """Why each of the rows ``alerts`` of ``x`` is one, for the model that decided it."""
+        found: dict[int, list[Reason]] = {}
+        for scores, rows in self.models.deciders(said, alerts):
+            found |= explain(self.ensemble, self._names, x, rows, scores)
+        return found
+
+    def _may_teach(self, keys: Sequence[str], fresh: Ints | None) -> Bools | None:
+        """Which of the rows ``fresh`` (None: all) the detectors may learn from."""
+        guard = self.ensemble.guard
+        if guard is None:
+            return None
+        return guard.admit(keys if fresh is None or len(fresh) == len(keys) else [keys[row] for row in fresh])
 
     def _load(self, requests: Sequence[EntityRequest]) -> None:
         if requests:

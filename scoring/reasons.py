@@ -17,7 +17,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from detectors.ensemble import Ensemble
+from detectors.ensemble import Decide, Ensemble
 from detectors.reference import ReferenceSample
 from domain.batch import Floats, Ints
 from domain.verdict import Reason
@@ -31,8 +31,13 @@ _ROWS_AT_ONCE = 4096
 """Rows in one call of the detectors, if one alert does not need more: bounds memory."""
 
 
-def explain(ensemble: Ensemble, names: Sequence[str], x: Floats, alerts: Ints) -> dict[int, list[Reason]]:
-    """Reasons, greatest contribution first, of the rows ``alerts`` of ``x`` (float64[n, features])."""
+def explain(
+    ensemble: Ensemble, names: Sequence[str], x: Floats, alerts: Ints, decide: Decide | None = None
+) -> dict[int, list[Reason]]:
+    """Reasons, greatest contribution first, of the rows ``alerts`` of ``x`` (float64[n, features]).
+
+    They explain the score that ``decide`` gives rows that the ensemble has scored; None: the ensemble's own.
+    """
     found: dict[int, list[Reason]] = {}
     reference = ensemble.reference
     known = np.flatnonzero(~np.isnan(reference.median))
@@ -42,7 +47,7 @@ def explain(ensemble: Ensemble, names: Sequence[str], x: Floats, alerts: Ints) -
     at_once = max(1, _ROWS_AT_ONCE // (len(known) * (1 + 2 * _PAIRS) + 1))
     for start in range(0, len(alerts), at_once):
         rows = alerts[start : start + at_once]
-        parts, falls = contributions(ensemble, x[rows], known)
+        parts, falls = contributions(ensemble, x[rows], known, decide=decide)
         parts = np.where(falls >= 0.0, parts, 0.0)
         for row, part in zip(rows.tolist(), parts, strict=True):
             if not (part > 0.0).any():
@@ -63,7 +68,9 @@ def explain(ensemble: Ensemble, names: Sequence[str], x: Floats, alerts: Ints) -
     return found
 
 
-def contributions(ensemble: Ensemble, x: Floats, known: Ints, pairs: int = _PAIRS) -> tuple[Floats, Floats]:
+def contributions(
+    ensemble: Ensemble, x: Floats, known: Ints, pairs: int = _PAIRS, *, decide: Decide | None = None
+) -> tuple[Floats, Floats]:
     """What the columns ``known`` contribute to the scores of ``x`` (float64[rows, features]).
 
     Returns float64[rows, known] twice: the mean fall over the orders, and the fall when that value alone is replaced.
@@ -79,7 +86,9 @@ def contributions(ensemble: Ensemble, x: Floats, known: Ints, pairs: int = _PAIR
         for step, i in enumerate(order.tolist()):
             # from its turn to the end of the order the value is the usual one
             variants[:, first + step : first + width, known[i]] = usual[i]
-    scores = ensemble.score(variants.reshape(-1, x.shape[1])).score.reshape(len(x), -1)
+    rows = variants.reshape(-1, x.shape[1])
+    own = ensemble.score(rows)
+    scores = (own.score if decide is None else decide(rows, own)).reshape(len(x), -1)
     falls: Floats = scores[:, :1] - scores[:, 1 : 1 + width]
     total = np.zeros((len(x), width))
     for number, order in enumerate(orders):

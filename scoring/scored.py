@@ -11,6 +11,7 @@ import numpy.typing as npt
 from detectors.ensemble import Segment
 from domain.batch import EventBatch, Floats, Ints
 from domain.verdict import Flag, Reason
+from scoring.models_in_use import ModelSays
 
 __all__ = ["FLAG_BITS", "ScoredBatch", "flags_of"]
 
@@ -54,6 +55,9 @@ class ScoredBatch:
     probability   float64[n]: of the label 1, NaN while labels are too few and of duplicates; None where nothing
                   learns from labels
     outside       row to its features that lie far outside of recent traffic, for rows with the flag
+    models        what each model from the registry said of the rows, and the ensemble first; NaN of duplicates; empty
+                  where none is in force
+    champion      version of the registry's model in force
     """
 
     batch: EventBatch
@@ -70,6 +74,8 @@ class ScoredBatch:
     labels_offset: Ints | None = None
     probability: Floats | None = None
     outside: Mapping[int, list[str]] = field(default_factory=dict)
+    models: Sequence[ModelSays] = ()
+    champion: str | None = None
 
     def __len__(self) -> int:
         return len(self.batch)

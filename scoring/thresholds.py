@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detectors.arrays import Arrays, child, merge
+from detectors.isotonic import isotonic
 from domain.batch import Floats, Ints
 from domain.pipeline import Cost, Threshold
 from scoring.capacity import DailyCapacity
@@ -234,29 +235,6 @@ class CostThreshold:
         if self._capacity is not None:
             self._capacity.restore(child(state, "capacity"))
         self._p = self._fit()
-
-
-def isotonic(hits: Floats, total: Floats) -> Floats:
-    """Shares hits / total (float64[n]) made non-decreasing by pooling; where total is 0, that of the place below.
-
-    Ayer, Brunk, Ewing, Reid, Silverman, Annals of Mathematical Statistics 26 (1955).
-
-    >>> isotonic(np.array([1.0, 0.0, 2.0, 0.0]), np.array([2.0, 2.0, 2.0, 0.0])).tolist()
-    [0.25, 0.25, 1.0, 1.0]
-    """
-    blocks: list[tuple[float, float, int]] = []
-    for h, n in zip(hits.tolist(), total.tolist(), strict=True):
-        block = (h, n, 1)
-        if n <= 0.0:
-            # nothing known: belongs to what is below it
-            last = blocks.pop() if blocks else (0.0, 0.0, 0)
-            blocks.append((last[0], last[1], last[2] + 1))
-            continue
-        while blocks and blocks[-1][0] * block[1] >= block[0] * blocks[-1][1]:
-            last = blocks.pop()
-            block = (last[0] + block[0], last[1] + block[1], last[2] + block[2])
-        blocks.append(block)
-    return np.repeat([h / n if n > 0.0 else 0.0 for h, n, _ in blocks], [size for _, _, size in blocks])
 
 
 class CapacityThreshold:

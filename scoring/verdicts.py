@@ -6,6 +6,7 @@ encoded from a generated record type, quicker than a dict.
 
 from __future__ import annotations
 
+from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ import numpy as np
 from detectors.ensemble import Segment
 from domain.batch import Floats
 from domain.pipeline import Pipeline
-from domain.verdict import DECISIONS, Alert, DetectorOutput, Source, Verdict, Versions
+from domain.verdict import DECISIONS, Alert, DetectorOutput, ModelOutput, Source, Verdict, Versions
 from scoring.scored import ScoredBatch, flags_of
 
 __all__ = ["VerdictEncoder", "decode_verdict"]
@@ -62,6 +63,7 @@ class VerdictEncoder:
         features = _vectors(scored.features, self._features)
         entities = list(map(self._entities, *(batch.entities[name] for name in self._pipeline.entities)))
         said, versions = self._said(scored)
+        models = self._models(scored)
         offsets = batch.offsets.tolist()
         firsts = scored.first_offset.tolist()
         score = scored.score
@@ -92,6 +94,7 @@ class VerdictEncoder:
                 labels_offset=label,
                 probability=chance,
                 out_of_range=outside.get(row, msgspec.UNSET),
+                models=model,
             )
             for row, (
                 event_id,
@@ -107,6 +110,7 @@ class VerdictEncoder:
                 first,
                 label,
                 chance,
+                model,
             ) in (
                 enumerate(
                     zip(
@@ -123,6 +127,7 @@ class VerdictEncoder:
                         firsts,
                         labels,
                         chances,
+                        models,
                         strict=True,
                     )
                 )
@@ -158,7 +163,7 @@ class VerdictEncoder:
         segments = scored.segments or [Segment(0, n, {}, {})]
         for segment in segments:
             start, stop = segment.start, segment.stop
-            versions[start:stop] = [self._versions(segment.versions)] * (stop - start)
+            versions[start:stop] = [self._versions(segment.versions, scored.champion)] * (stop - start)
             for i, spec in enumerate(self._pipeline.detectors):
                 reason = segment.abstained.get(spec.name)
                 raw, ranks = scored.raw[start:stop, i], scored.ranks[start:stop, i]
@@ -174,7 +179,29 @@ class VerdictEncoder:
             return [self._detectors()] * n, versions
         return list(map(self._detectors, *columns)), versions
 
-    def _versions(self, models: dict[str, str]) -> msgspec.Raw:
+    def _models(self, scored: ScoredBatch) -> list[Any]:
+        """Per row: what each model from the registry said, and the ensemble."""
+        if not scored.models:
+            return [msgspec.UNSET] * len(scored)
+        # not a dict: the keys of a generated record are encoded quicker
+        record = _model_record(tuple(one.version for one in scored.models))
+        columns = [
+            map(
+                partial(ModelOutput, one.role),
+                _nullable(one.score),
+                _nullable(one.probability),
+                one.decided.tolist(),
+            )
+            for one in scored.models
+        ]
+        found: list[Any] = list(map(record, *columns))
+        for row in np.flatnonzero(scored.first_offset >= 0).tolist():
+            found[row] = msgspec.UNSET
+        return found
+
+    def _versions(self, models: dict[str, str], champion: str | None) -> msgspec.Raw:
+        if champion is not None:
+            models = {**models, "champion": champion}
         key = tuple(models.items())
         found = self._versions_cache.get(key)
         if found is None:
@@ -192,6 +219,11 @@ class VerdictEncoder:
             )
             self._versions_cache[key] = found
         return found
+
+
+@lru_cache(maxsize=32)
+def _model_record(versions: tuple[str, ...]) -> Any:
+    return _record("Models", list(versions), Any)
 
 
 def _nullable(column: Floats) -> list[float | None]:

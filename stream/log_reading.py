@@ -5,6 +5,7 @@ For commands that look at what is committed when they start: dead letters, label
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,6 +22,9 @@ SILENCE_SECONDS = 30.0
 """A broker that sends nothing for so long, though the log goes on, is away or holds a transaction open."""
 _POLL_SECONDS = 0.2
 """Between looks at whether Ctrl-C was pressed."""
+_LEADER_SECONDS = 0.1
+"""Between questions to a partition without a leader: elections take some tenths of a second."""
+_NO_LEADER = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
 _PREFETCH_KBYTES = 16_384
 """Memory for records not looked at yet."""
 
@@ -43,15 +47,20 @@ def ends(consumer: Any, topic: str, partition: int) -> Span:
     """The first offset that is kept and the one after the last that ``consumer`` may see.
 
     For a consumer with ``isolation.level`` read_uncommitted that is the end of the log itself, open transactions
-    included. Raises Retriable.
+    included. Waits for a partition that is just being led by another broker, or made. Raises Retriable.
     """
-    try:
-        first, end = consumer.get_watermark_offsets(
-            TopicPartition(topic, partition), timeout=ASK_SECONDS, cached=False
-        )
-    except KafkaException as error:
-        raise away(error, topic) from error
-    return first, end
+    place = TopicPartition(topic, partition)
+    for _ in range(round(ASK_SECONDS / _LEADER_SECONDS)):
+        try:
+            first, end = consumer.get_watermark_offsets(place, timeout=ASK_SECONDS, cached=False)
+        except KafkaException as error:
+            if error.args[0].code() not in _NO_LEADER:
+                raise away(error, topic) from error
+            moving = error
+            time.sleep(_LEADER_SECONDS)
+        else:
+            return first, end
+    raise away(moving, topic) from moving
 
 
 def committed_records(consumer: Any, topic: str, spans: Mapping[int, Span]) -> Iterator[Any]:

@@ -5,7 +5,7 @@ lag behind the offset that the group has committed, never lead. The difference i
 
 - feature state from the input topic, with results of the committed verdicts (for later duplicates);
 - detectors from the vectors in the committed verdicts themselves, so they learn exactly what they had learned,
-  even where an entity is fed by several partitions.
+  even where an entity is fed by several partitions; budgets and thresholds from the scores that decided.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from domain.errors import EventRejected, Retriable, StateMismatch
 from domain.label import LabelBatch
 from domain.label_codec import JoinedLabel, LabelCodec
 from domain.pipeline import Pipeline
-from domain.verdict import DECISIONS, DecisionName, Source
+from domain.verdict import DECISIONS, DecisionName, ModelOutput, Source
 from featurestore.plan import memory_of
 from featurestore.ports import Applied, StateStore
 from scoring.engine import PartitionScorer
+from scoring.models_in_use import OWN
 from stream.decoding import decode_messages
 from stream.kafka import KafkaConnection
 from stream.takeover import Patience, end_transactions_of
@@ -57,7 +58,14 @@ class CommittedVerdict(msgspec.Struct, frozen=True, gc=False):
     decision: DecisionName
     features: dict[str, float | None] | None
     source: Source
+    entities: dict[str, str]
     labels_offset: int = 0
+    models: dict[str, ModelOutput] | None = None
+
+    @property
+    def own_score(self) -> float | None:
+        """What the pipeline's own detectors said, whoever decided."""
+        return self.score if self.models is None else self.models[OWN].score
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,8 +306,13 @@ class Recovery:
         for row, verdict in enumerate(vectors):
             values = verdict.features or {}
             x[row] = [_number(values.get(name)) for name in self._names]
-        again = scorer.relearn(x, np.array([v.event_time for v in vectors], dtype=np.int64), lessons)
-        was: Floats = np.array([_number(v.score) for v in vectors])
+        times = np.array([v.event_time for v in vectors], dtype=np.int64)
+        # models are not asked again: what decided stands in the verdicts, and the models may be gone
+        led = np.flatnonzero(np.array([v.models is not None for v in vectors], dtype=np.bool_))
+        decided = (led, np.array([_number(vectors[row].score) for row in led.tolist()])) if len(led) else None
+        keys = [v.entities[self._pipeline.event.key] for v in vectors]
+        again = scorer.relearn(x, times, keys, lessons, decided=decided)
+        was: Floats = np.array([_number(v.own_score) for v in vectors])
         wrong = int(np.sum(~((again == was) | (np.isnan(again) & np.isnan(was)))))
         return len(vectors), wrong
 

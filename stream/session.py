@@ -20,6 +20,7 @@ from domain.errors import Fatal, Retriable, StateFenced, StoreUnavailable
 from domain.label_codec import LabelCodec
 from featurestore.tables import FeatureTables
 from scoring.engine import PartitionScorer
+from scoring.models_in_use import NO_MODELS
 from stream.committer import Committer, Outcome, StateWrites
 from stream.label_feed import LabelFeed
 from stream.micro_batch import MicroBatcher
@@ -49,6 +50,7 @@ class Session:
         self._config = config
         self._parts = parts
         self._topics = Topics(parts.pipeline.name)
+        self._models = NO_MODELS
         client_id = f"tidegate-{parts.pipeline.name}-{config.worker_id}"
         self._owner = client_id
         self._outbox = Outbox(
@@ -105,8 +107,13 @@ class Session:
 
     def run(self, stop: threading.Event) -> None:
         """Score until ``stop`` is set. Raises Retriable when everything has to start afresh, or Fatal."""
+        if self._parts.models is not None:
+            # before partitions are assigned: a worker that starts runs what is in force, not what was before
+            self._parts.models.begin()
+            self._models = self._parts.models.models
         while not stop.is_set():
             try:
+                self._follow_models()
                 messages = self._poll()
                 if messages:
                     self._handle(messages)
@@ -149,6 +156,18 @@ class Session:
 
     # -- micro-batches
 
+    def _follow_models(self) -> None:
+        """Between two batches: what is scored from here on is scored by the models that are in force now."""
+        follower = self._parts.models
+        if follower is None or not follower.poll():
+            return
+        self._models = follower.models
+        for task in self._tasks.values():
+            task.scorer.models = self._models
+        self._parts.metrics.model_swaps.inc()
+        self._parts.at("models_changed")
+        self._next_report = 0.0
+
     def _poll(self) -> list[Any]:
         first = self._consumer.poll(IDLE_SECONDS)
         if first is None:
@@ -173,7 +192,8 @@ class Session:
             return
         with self._settled_when_fenced():
             batch = self._batcher.score(parts, self._tasks)
-        away = self._settle()
+        # only what is written can leave memory, so a backlog must not run ahead of a store that is slower than we are
+        away = self._settle(wait=self._tables.crowded)
         # memory now stands exactly at the end of this batch, and everything before it is committed
         writes = self._due(self._tasks.values())
         self._committer.submit(batch, self._consumer.consumer_group_metadata(), writes)
@@ -236,7 +256,8 @@ class Session:
         if self._unwritten or self._committer.writing:
             return StateWrites()
         now = self._parts.clock.monotonic()
-        flush, snapshot = now >= self._next_flush, now >= self._next_snapshot
+        flush = now >= self._next_flush or self._tables.crowded
+        snapshot = now >= self._next_snapshot
         if flush:
             self._next_flush = now + self._config.flush_seconds
         if snapshot:
@@ -257,7 +278,7 @@ class Session:
 
     def _written(self, writes: StateWrites) -> None:
         for task, flush in writes.flushes:
-            task.applied = flush.applied
+            task.flushed(flush)
         for task, snapshot in writes.snapshots:
             task.snapshot_offset = snapshot.next_offset
         if writes.flushes and not self._committer.writing:
@@ -306,16 +327,14 @@ class Session:
         try:
             self._settle(wait=True)
             self._write_now(StateWrites())
-            self._write_now(_captured([t for t in gone if not t.ahead], flush=True, snapshot=True))
+            self._write_now(_captured([t for t in gone if t.writable], flush=True, snapshot=True))
         except (StoreUnavailable, StateFenced, TransactionAborted, OutcomeUnknown, Fenced) as error:
             log.warning(
                 "state of revoked partitions not written; the next owner rebuilds it", error=str(error)
             )
         for task in gone:
             self._drop(task.partition)
-        if not self._closing and any(task.ahead for task in self._tasks.values()):
-            # the transaction under way failed: what is left of its tasks is ahead of the log
-            self._recover_all()
+        self._recover_if_astray()
 
     def _lost(self, _: Any, partitions: list[TopicPartition]) -> None:
         try:
@@ -324,6 +343,17 @@ class Session:
             log.warning("partitions are lost, and with them a transaction", error=str(error))
         for place in partitions:
             self._drop(place.partition)
+        self._recover_if_astray()
+
+    def _recover_if_astray(self) -> None:
+        """After a transaction or a write failed while partitions went: so may what is left, and it must not go on.
+
+        Nothing is under way now, so captured state either waits in ``_unwritten`` or was lost with its transaction.
+        """
+        waiting = {task.partition for task, _ in self._unwritten.flushes}
+        astray = (t.ahead or (t.captured and t.partition not in waiting) for t in self._tasks.values())
+        if not self._closing and any(astray):
+            self._recover_all()
 
     def _drop(self, partition: int) -> None:
         self._tasks.pop(partition, None)
@@ -342,7 +372,11 @@ class Session:
         started = clock.monotonic()
         self._drop(partition)
         scorer = PartitionScorer(
-            self._parts.pipeline, partition, tables=self._tables, fetch=self._parts.store.load_entities
+            self._parts.pipeline,
+            partition,
+            tables=self._tables,
+            fetch=self._parts.store.load_entities,
+            models=self._models,
         )
         committed, note = self._progress.committed(self._topics.events, partition)
         labels, _ = (

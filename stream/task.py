@@ -26,6 +26,7 @@ class PartitionTask:
     letters           dead letters of label records passed over, to go out with the next transaction
     incomplete_until  recovery could not reach back far enough: verdicts are flagged ``degraded`` until stream time
                       reaches this (UTC microseconds); 0: nothing is missing
+    captured          state was captured, and is not known to be in the store
     """
 
     partition: int
@@ -40,6 +41,7 @@ class PartitionTask:
     scored_labels: int = 0
     next_labels: int = 0
     letters: list[Record] = field(default_factory=list)
+    captured: bool = False
 
     @property
     def behind(self) -> int:
@@ -52,6 +54,15 @@ class PartitionTask:
         return (self.scored_offset, self.scored_labels) != (self.next_offset, self.next_labels)
 
     @property
+    def writable(self) -> bool:
+        """Whether what memory calls changed is all that the store lacks, and all of it is committed.
+
+        It is not once captured state was lost with the transaction that it belonged to: memory takes that for
+        stored. Such a task has to be recovered, or dropped without another write.
+        """
+        return not (self.ahead or self.captured)
+
+    @property
     def incomplete(self) -> bool:
         """Whether features may still lack events that the log lost."""
         return self.scorer.stream_time < self.incomplete_until
@@ -60,8 +71,11 @@ class PartitionTask:
         """Entity state as memory has it now, to be written once ``scored_offset`` is committed.
 
         None when the store has it. What is captured counts as clean from here on, so it must be written
-        before anything is evicted from memory.
+        before anything is evicted from memory: :meth:`flushed` says that it is. Raises RuntimeError when an
+        earlier capture has not been.
         """
+        if self.captured:
+            raise RuntimeError(f"state of partition {self.partition} was captured before and is not written")
         stored = (0, 0) if self.applied is None else (self.applied.next_offset, self.applied.labels_offset)
         if stored == (self.scored_offset, self.scored_labels):
             return None
@@ -72,9 +86,15 @@ class PartitionTask:
             self.scored_labels,
             self.incomplete_until if self.incomplete else 0,
         )
+        self.captured = True
         return PartitionFlush(
             self.partition, self.applied, applied, self.scorer.tables.take_dirty(self.partition)
         )
+
+    def flushed(self, flush: PartitionFlush) -> None:
+        """The store holds what :meth:`capture_flush` gave."""
+        self.applied = flush.applied
+        self.captured = False
 
     def capture_snapshot(self) -> ModelSnapshot | None:
         """The detectors as memory has them now, likewise; None when nothing came since the last snapshot."""

@@ -51,6 +51,12 @@ REPLY_RETENTION_MS = 600_000
 """Nobody waits longer than 30 s for a reply; ten minutes leave room to look at one while debugging."""
 REPLY_SEGMENT_MS = 300_000
 """Retention only deletes closed segments, so they must close well before it."""
+MODELS_SEGMENT_BYTES = 64 * 1024 * 1024
+"""Compaction never touches the open segment; the default would keep a gigabyte of former models."""
+DRIFT_RETENTION_MS = 400 * 86_400_000
+"""Alarms are few; over a year of them shows what recurs each year."""
+DRIFT_STATE_SEGMENT = 32 * 1024 * 1024
+"""Bytes; the newest segment is never compacted."""
 
 _CREATE_SECONDS = 30.0
 """A cold KRaft controller takes a few seconds to place partitions; more than this is an outage."""
@@ -117,9 +123,24 @@ class Topics:
         return f"{self.pipeline}.labels.joined"
 
     @property
+    def drift(self) -> str:
+        """Drift alarms (domain.drift_record), one partition."""
+        return f"{self.pipeline}.drift"
+
+    @property
+    def drift_state(self) -> str:
+        """The monitors' state with the offsets it reflects; compacted, one partition."""
+        return f"{self.pipeline}.drift.state"
+
+    @property
     def label_dead_letters(self) -> str:
         """Records of ``labels.joined`` that no feature can count, with their reason."""
         return f"{self.pipeline}.labels.joined.dlq"
+
+    @property
+    def models(self) -> str:
+        """Which trained models are in force, and their bytes; compacted, one partition."""
+        return f"{self.pipeline}.models"
 
 
 def partition_of(key: bytes, count: int) -> int:
@@ -200,6 +221,11 @@ def _wanted(names: Topics, count: int, replication: int, replies: int) -> list[N
     short = {"retention.ms": str(REPLY_RETENTION_MS), "segment.ms": str(REPLY_SEGMENT_MS)}
     # never deleted by age: a forgotten entry would let its letter go twice, or a label wait in vain
     kept = {"cleanup.policy": "compact"}
+    # what was in force once is soon cleaned away: a worker reads all that is there when it starts
+    models = {**big, **kept, "segment.bytes": str(MODELS_SEGMENT_BYTES), "min.cleanable.dirty.ratio": "0.1"}
+    # one key written over and over: small segments, so that a restart reads little of what is outdated
+    overwritten = {**kept, **big, "segment.bytes": str(DRIFT_STATE_SEGMENT)}
+    year = {"retention.ms": str(DRIFT_RETENTION_MS)}
     plan: list[tuple[str, int, dict[str, str]]] = [
         (names.events, count, events),
         (names.dead_letters, count, letters),
@@ -213,6 +239,9 @@ def _wanted(names: Topics, count: int, replication: int, replies: int) -> list[N
         (names.label_claims, count, {**big, **kept}),
         (names.labels_joined, count, {}),
         (names.label_dead_letters, count, letters),
+        (names.models, 1, models),
+        (names.drift, 1, year),
+        (names.drift_state, 1, overwritten),
     ]
     return [NewTopic(n, num_partitions=c, replication_factor=replication, config=o) for n, c, o in plan]
 
@@ -249,6 +278,9 @@ def _await_topics(admin: AdminClient, names: Topics) -> dict[str, int]:
         names.labels, names.raw_label_dead_letters, names.label_claims,
         names.labels_joined,
         names.label_dead_letters,
+        names.models,
+        names.drift,
+        names.drift_state,
     }  # fmt: skip
     deadline = time.monotonic() + _CREATE_SECONDS
     while True:

@@ -73,6 +73,26 @@ class WorkerMetrics:
         self.transactions = Counter(
             "tidegate_transactions", "Transactions by outcome", ["outcome"], registry=r
         )
+        self.model_swaps = Counter(
+            "tidegate_model_swaps",
+            "Changes of the models from the registry that this worker runs",
+            registry=r,
+        )
+        self.models_epoch = Gauge(
+            "tidegate_models_epoch", "Newest state of the registry that this worker has seen", registry=r
+        )
+        self.models_running = Gauge(
+            "tidegate_models_running", "1 for each model that runs", ["role", "version"], registry=r
+        )
+        self.models_refused = Gauge(
+            "tidegate_models_refused", "Models in force that this worker does not take", registry=r
+        )
+        self.model_decisions = Counter(
+            "tidegate_model_decisions", "Committed verdicts by the role of what decided", ["role"], registry=r
+        )
+        self.model_failures = Counter(
+            "tidegate_model_failures", "Rows of which a running model gave no score", ["role"], registry=r
+        )
         self.recoveries = Counter("tidegate_recoveries", "Partitions recovered", registry=r)
         self.recovery_seconds = Gauge("tidegate_recovery_seconds", "Length of the last recovery", registry=r)
         self.standstill_seconds = Gauge(

@@ -11,6 +11,7 @@ from domain.pipeline import Pipeline
 from featurestore.ports import StateStore
 from scoring.verdicts import VerdictEncoder
 from stream.kafka import KafkaConnection
+from stream.models_follower import ModelsFollower
 from stream.worker_metrics import WorkerMetrics
 
 __all__ = ["WorkerConfig", "WorkerParts"]
@@ -45,3 +46,5 @@ class WorkerParts:
     clock: Clock
     metrics: WorkerMetrics
     at: Callable[[str], None]
+    models: ModelsFollower | None = None
+    """Trained models from the registry; None: the pipeline's own detectors only."""

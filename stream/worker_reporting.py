@@ -12,7 +12,7 @@ from confluent_kafka import TopicPartition
 
 from domain.clock import from_micros
 from domain.errors import StoreUnavailable
-from domain.verdict import DECISIONS
+from domain.verdict import DECISIONS, ModelRole
 from featurestore.tables import FeatureTables
 from scoring.scored import flags_of
 from stream.committer import Outcome
@@ -45,6 +45,11 @@ def count(metrics: WorkerMetrics, outcome: Outcome) -> None:
         for mask, number in zip(*np.unique(scored.flags, return_counts=True), strict=True):
             for flag in flags_of(int(mask)):
                 metrics.flagged.labels(flag.value).inc(int(number))
+        fresh = scored.first_offset < 0
+        for one in scored.models:
+            metrics.model_decisions.labels(one.role.value).inc(int(one.decided.sum()))
+            if one.role is not ModelRole.OWN:
+                metrics.model_failures.labels(one.role.value).inc(int(np.isnan(one.score[fresh]).sum()))
         for segment in scored.segments:
             for name in segment.abstained:
                 metrics.abstentions.labels(name).inc(segment.stop - segment.start)
@@ -116,11 +121,31 @@ def report(
         "pipeline_digest": parts.pipeline.digest,
         "models": models,
         "progress": progress,
+        **_registry_models(parts),
     }
     try:
         parts.publish_report(msgspec.json.encode(report))
     except StoreUnavailable as error:
         log.warning("this worker's report was not published", error=str(error))
+
+
+def _registry_models(parts: WorkerParts) -> dict[str, Any]:
+    """What this worker runs of the models in force, and what it refuses; sets their gauges."""
+    follower, metrics = parts.models, parts.metrics
+    if follower is None:
+        return {"epoch": 0, "champion": None, "challenger": None, "refused": {}}
+    running = {role.value: model.version for role, model in follower.models.running}
+    metrics.models_epoch.set(follower.epoch)
+    metrics.models_refused.set(len(follower.refused))
+    metrics.models_running.clear()
+    for role, version in running.items():
+        metrics.models_running.labels(role, version).set(1)
+    return {
+        "epoch": follower.epoch,
+        "champion": running.get("champion"),
+        "challenger": running.get("challenger"),
+        "refused": follower.refused,
+    }
 
 
 def _abstained_thresholds(task: PartitionTask) -> dict[str, str]:

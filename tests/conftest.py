@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import redis
@@ -14,6 +15,9 @@ from domain.compiled import forget_stale_code
 from tests import services
 from tidegate.embedded.kafka import EmbeddedKafka
 from tidegate.embedded.redis import EmbeddedRedis
+
+if TYPE_CHECKING:
+    from tests.postgres_process import EmbeddedPostgres
 
 # Cheap suites first: a mistake shows in seconds, before any broker starts.
 _ORDER = ("unit", "contract", "integration", "system", "browser")
@@ -51,6 +55,22 @@ def redis_server(service_kind: str, tmp_path_factory: pytest.TempPathFactory) ->
     """URL of one real redis-server for the whole run."""
     with services.running_redis(service_kind, tmp_path_factory.mktemp("redis")) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """One real PostgreSQL for the whole run."""
+    # only here: who runs other tests needs no driver
+    from tests.postgres_process import EmbeddedPostgres
+
+    with EmbeddedPostgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: EmbeddedPostgres) -> str:
+    """A new database in it."""
+    return postgres.new_database()
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from tidegate.commands.backtest import backtest
 from tidegate.commands.dlq import app as dlq_app
 from tidegate.commands.features import app as features_app
 from tidegate.commands.labels import app as labels_app
+from tidegate.commands.models import app as models_app
+from tidegate.commands.offline import app as offline_app
 from tidegate.commands.pipeline import app as pipeline_app
 from tidegate.commands.replay import replay, traffic
 from tidegate.logs import set_up_logging
@@ -33,11 +35,16 @@ app.add_typer(operate.state_app, name="state")
 app.add_typer(dlq_app, name="dlq")
 app.add_typer(features_app, name="features")
 app.add_typer(labels_app, name="labels")
+app.add_typer(models_app, name="models")
+app.add_typer(offline_app, name="offline")
 app.add_typer(bench.app, name="bench")
 app.command()(demo.demo)
 app.command()(demo.dev)
 app.command()(operate.worker)
 app.command()(operate.archiver)
+app.command()(operate.archiver_offline)
+app.command()(operate.monitor)
+app.command()(operate.trainer)
 app.command()(operate.joiner)
 app.command()(operate.api)
 app.command()(operate.doctor)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 from confluent_kafka.admin import AdminClient
 
+from domain.clock import SystemClock
 from domain.errors import TidegateError
 from featurestore.online import RedisStateStore
 from featurestore.redis_client import connect
+from lifecycle.registry import OWN
 from stream.topics import Topics, partitions_of
 from tidegate.loading import load
+from tidegate.model_registry import open_registry
 from tidegate.settings import Settings
 
 __all__ = ["Finding", "examine"]
@@ -33,6 +37,7 @@ def examine(settings: Settings) -> list[Finding]:
         _try("pipeline file", lambda: _pipeline(settings)),
         _try("Redis", lambda: _redis(settings)),
         _try("Kafka topics", lambda: _kafka(settings)),
+        _try("model registry", lambda: _registry(settings)),
     ]
 
 
@@ -58,3 +63,11 @@ def _kafka(settings: Settings) -> str:
     client = AdminClient(settings.kafka().client("tidegate-doctor"))
     counts = {partitions_of(client, topic) for topic in (names.events, names.verdicts)}
     return f"{names.events} and {names.verdicts} have {' and '.join(map(str, sorted(counts)))} partition(s)"
+
+
+def _registry(settings: Settings) -> str:
+    name = load(settings.pipeline).name
+    with closing(open_registry(settings.database(), name, SystemClock())) as registry:
+        state = registry.state()
+    trusted = len(settings.trusted_models().keys)
+    return f"epoch {state.epoch}, champion {state.champion or OWN}; {trusted} key(s) trusted"

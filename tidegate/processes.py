@@ -23,12 +23,17 @@ from domain.codec import EventCodec
 from domain.errors import StoreUnavailable
 from domain.pipeline import Pipeline
 from domain.raw_label import RawLabelCodec
+from featurestore.drift_reports import DriftReports
 from featurestore.hot_verdicts import RedisHotVerdicts
 from featurestore.hot_verdicts_port import HotLimits
 from featurestore.online import RedisStateStore
+from featurestore.reaching_verdicts import ReachingVerdicts
 from featurestore.redis_client import connect
 from featurestore.worker_reports import WorkerReports
+from lifecycle.artefact import unseal
+from lifecycle.registry import ModelRegistry
 from scoring.dry_run import StateDryRunner
+from scoring.models_in_use import ModelsInUse
 from scoring.verdicts import VerdictEncoder
 from stream.archiver import ArchiverMetrics, run_archiver
 from stream.feed import KafkaVerdictFeed
@@ -36,16 +41,22 @@ from stream.gateway import KafkaScoreGateway
 from stream.joiner_metrics import JoinerMetrics
 from stream.label_gateway import KafkaLabelSink
 from stream.label_joiner import JoinerParts, run_joiner
+from stream.models_follower import ModelsFollower
+from stream.models_topic import publish
+from stream.monitor import MonitorConfig, MonitorParts, run_monitor
+from stream.monitor_metrics import MonitorMetrics
 from stream.topics import Topics, partition_of, partitions_of
 from stream.verdict_scan import TopicVerdictFinder
 from stream.worker import WorkerConfig, WorkerParts, run_worker
 from stream.worker_metrics import WorkerMetrics
 from tidegate.loading import load
+from tidegate.model_registry import RegistryWhenNeeded
+from tidegate.offline import ArchivedVerdicts, offline_store
 from tidegate.settings import Settings
 from tidegate.version import CODE_VERSION
 from tidegate.warm import warm_up
 
-__all__ = ["api", "archiver", "joiner", "stop_on_signals", "worker"]
+__all__ = ["api", "archiver", "joiner", "monitor", "stop_on_signals", "worker"]
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +91,7 @@ def worker(settings: Settings, stop: threading.Event, *, at: Callable[[str], Non
         log.warning("redis", warning=warning)
     reports = WorkerReports(client, pipeline.name)
     metrics = WorkerMetrics(CollectorRegistry())
+    models = _follower(settings, pipeline, f"tidegate-{pipeline.name}-{settings.worker_id}-models")
     parts = WorkerParts(
         kafka=settings.kafka(),
         pipeline=pipeline,
@@ -90,6 +102,7 @@ def worker(settings: Settings, stop: threading.Event, *, at: Callable[[str], Non
         clock=SystemClock(),
         metrics=metrics,
         at=at,
+        models=models,
     )
     config = WorkerConfig(
         worker_id=settings.worker_id,
@@ -109,9 +122,21 @@ def worker(settings: Settings, stop: threading.Event, *, at: Callable[[str], Non
     try:
         run_worker(config, parts, stop)
     finally:
+        models.close()
         with suppress(StoreUnavailable):  # then the report expires by itself
             reports.remove(settings.worker_id)
     log.info("worker stopped")
+
+
+def _follower(settings: Settings, pipeline: Pipeline, client_id: str) -> ModelsFollower:
+    """Follows the models in force; takes those that somebody trusted has signed for this pipeline."""
+    trusted = settings.trusted_models()
+
+    def opened(sealed: bytes) -> bytes:
+        _, model = unseal(sealed, trusted, pipeline=pipeline.name)
+        return model
+
+    return ModelsFollower(settings.kafka(), pipeline, opened, SystemClock(), client_id=client_id)
 
 
 class _ReportedModels:
@@ -149,6 +174,25 @@ def archiver(settings: Settings, stop: threading.Event) -> None:
     )
 
 
+def monitor(settings: Settings, stop: threading.Event) -> None:
+    """Watch for drift, or stand by for whoever does, until ``stop`` is set."""
+    pipeline = load(settings.pipeline)
+    registry = CollectorRegistry()
+    if settings.metrics_port:
+        start_http_server(settings.metrics_port, settings.metrics_host, registry)
+    log.info("monitor starts", pipeline=pipeline.name)
+    client = connect(settings.redis_url.get_secret_value())
+    parts = MonitorParts(
+        kafka=settings.kafka(),
+        pipeline=pipeline,
+        settings=settings.drift(pipeline),
+        publish=DriftReports(client, pipeline.name).put,
+        clock=SystemClock(),
+        metrics=MonitorMetrics(registry),
+    )
+    run_monitor(MonitorConfig(), parts, stop)
+
+
 def joiner(settings: Settings, stop: threading.Event) -> None:
     """Join labels to their events until ``stop`` is set."""
     pipeline = load(settings.pipeline)
@@ -162,7 +206,9 @@ def joiner(settings: Settings, stop: threading.Event) -> None:
             pipeline=pipeline,
             codec=RawLabelCodec(pipeline, settings.protector()),
             near=_hot(settings, pipeline),
-            far=TopicVerdictFinder(settings.kafka(), pipeline.name),
+            far=ArchivedVerdicts(
+                offline_store(settings, pipeline), TopicVerdictFinder(settings.kafka(), pipeline.name)
+            ),
             clock=SystemClock(),
             metrics=JoinerMetrics(registry),
         ),
@@ -181,8 +227,10 @@ def api(settings: Settings, stop: threading.Event) -> None:
     client = connect(settings.redis_url.get_secret_value())
     gateway = KafkaScoreGateway(conf, pipeline.name, f"{settings.worker_id}:{settings.api_port}")
     feed = KafkaVerdictFeed(conf, pipeline.name)
+    models = _follower(settings, pipeline, f"tidegate-api-{settings.worker_id}-models")
     labels = KafkaLabelSink(conf, pipeline.name)
     hot = _hot(settings, pipeline)
+    registry = RegistryWhenNeeded(settings.database(), pipeline.name, SystemClock())
 
     async def start() -> None:
         await gateway.start()
@@ -193,6 +241,8 @@ def api(settings: Settings, stop: threading.Event) -> None:
         await labels.close()
         await feed.close()
         await gateway.close()
+        models.close()
+        registry.close()
 
     deps = ApiDeps(
         pipeline=pipeline,
@@ -201,7 +251,7 @@ def api(settings: Settings, stop: threading.Event) -> None:
         gateway=gateway,
         labels=labels,
         feed=feed,
-        hot=hot,
+        hot=ReachingVerdicts(hot, offline_store(settings, pipeline)),
         models=_ReportedModels(WorkerReports(client, pipeline.name)),
         dry_runner=StateDryRunner(
             pipeline,
@@ -211,14 +261,33 @@ def api(settings: Settings, stop: threading.Event) -> None:
             SystemClock(),
             partitions=partitions_of(admin, topics.events),
             partition_of=partition_of,
+            models=_current(models),
         ),
+        drift=DriftReports(client, pipeline.name),
         registry=CollectorRegistry(),
+        model_registry=registry,
+        publish_models=lambda: _publish_models(settings, registry()),
         probes={"kafka": lambda: _ask_kafka(admin, topics.events), "redis": hot.ping},
         start=start,
         close=close,
     )
     log.info("API starts", host=settings.api_host, port=settings.api_port)
     serve(create_app(deps), settings.api_host, settings.api_port, stop=stop)
+
+
+def _publish_models(settings: Settings, registry: ModelRegistry) -> None:
+    publish(settings.kafka(), registry.pipeline, registry)
+
+
+def _current(follower: ModelsFollower) -> Callable[[], ModelsInUse]:
+    """The models in force now; reads on first."""
+
+    def models() -> ModelsInUse:
+        follower.begin()
+        follower.poll()
+        return follower.models
+
+    return models
 
 
 def _ask_kafka(admin: AdminClient, topic: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,10 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from domain.errors import Fatal
+from domain.pipeline import Pipeline
 from domain.privacy import Protector
+from lifecycle.drift.settings import DAY, Cadence, DriftSettings
+from lifecycle.model_keys import ModelKey, TrustedKeys
 from stream.kafka import KafkaConnection
 
 __all__ = ["Settings"]
@@ -49,12 +55,24 @@ class Settings(BaseSettings):
         default=Path("~/.local/state/tidegate"),
         description="Files of a single machine: generated key, embedded services.",
     )
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="Database of models: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME; default: a file in "
+        "state_dir.",
+    )
+    model_key: SecretStr | None = Field(
+        default=None, description="Private key under which models are signed: 64 hexadecimal digits."
+    )
+    model_trusted: str = Field(
+        default="",
+        description="Public keys (64 hexadecimal digits each, commas between) of those whose trained models are run.",
+    )
     api_host: str = Field(
         default="127.0.0.1", description="Address of the API; loopback, as it has no authentication yet."
     )
     api_port: int = Field(default=8080, ge=0, le=65535)
     metrics_host: str = Field(
-        default="127.0.0.1", description="Address of /metrics of worker, archiver and joiner."
+        default="127.0.0.1", description="Address of /metrics of the processes but the API."
     )
     metrics_port: int = Field(default=0, ge=0, le=65535, description="0: no metrics server.")
     max_batch: int = Field(default=1000, ge=1, le=20_000, description="Most events in one transaction.")
@@ -72,10 +90,69 @@ class Settings(BaseSettings):
     hot_hours: float = Field(default=24.0, gt=0, description="How long verdicts can be asked for.")
     hot_verdicts: int = Field(default=1_000_000, ge=1_000, description="How many verdicts can be asked for.")
 
+    offline_url: str | None = Field(
+        default=None,
+        description="Where the offline store lies: a folder, or an object store (s3://, abfss://, gs://). "
+        "Default: the folder offline in TIDEGATE_STATE_DIR.",
+    )
+    offline_options: dict[str, str] = Field(
+        default_factory=dict, repr=False, description="JSON with deltalake's storage options, such as keys."
+    )
+    offline_seconds: float = Field(
+        default=10.0, gt=0, description="How often collected verdicts and labels go to the offline store."
+    )
+    offline_days: float | None = Field(
+        default=None, gt=0, description="Events older than this leave the offline store; none: they stay."
+    )
+    offline_version_days: float = Field(
+        default=30.0, gt=0, le=30, description="How long old versions of the offline store can be read."
+    )
+    drift_false_alarms: float = Field(
+        default=1.0, gt=0, description="False drift alarms allowed in 30 days, over all columns and monitors."
+    )
+    drift_reference_days: int = Field(
+        default=28, ge=8, le=140, description="Days of event time that drift monitors compare with."
+    )
+    drift_warm_up_days: int = Field(
+        default=7, ge=1, le=140, description="Days before those, in which features fill up."
+    )
+    drift_cool_down_days: float = Field(
+        default=7.0, ge=0, description="How long after a drift alarm its column raises no other."
+    )
+    drift_label_maturity_days: float = Field(
+        default=7.0, ge=0, description="Days after which an event's label is taken to be known."
+    )
+    drift_simulations: int = Field(
+        default=200, ge=20, le=5_000, description="Resampled months from which drift thresholds come."
+    )
+
     @property
     def state_bytes(self) -> int:
         """What ``memory_mb`` leaves for entity state."""
         return (self.memory_mb - MEMORY_BESIDE_STATE_MB) << 20
+
+    def drift(self, pipeline: Pipeline) -> DriftSettings:
+        """How drift is monitored. Raises Fatal for days that do not go together."""
+        try:
+            return DriftSettings(
+                traffic=Cadence.hourly(
+                    reference_days=self.drift_reference_days, warm_up_days=self.drift_warm_up_days
+                ),
+                labels=Cadence.daily(
+                    reference_days=self.drift_reference_days, warm_up_days=self.drift_warm_up_days
+                ),
+                per_month=self.drift_false_alarms,
+                simulations=self.drift_simulations,
+                cool_down=round(self.drift_cool_down_days * DAY),
+                maturity=round(self.drift_label_maturity_days * DAY),
+                lateness=pipeline.event.max_lateness,
+                seed=pipeline.seed,
+            )
+        except ValueError as error:
+            raise Fatal(
+                f"the settings TIDEGATE_DRIFT_* do not go together: {error}",
+                remedy="leave them at their defaults, or see docs/drift.md",
+            ) from error
 
     def kafka(self) -> KafkaConnection:
         """How clients connect to Kafka."""
@@ -95,16 +172,43 @@ class Settings(BaseSettings):
                 remedy="openssl rand -hex 32, the same for all processes of a deployment",
             ) from error
 
+    def database(self) -> str:
+        """URL of the database of models."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.state_dir.expanduser() / 'tidegate.sqlite'}"
+
+    def signing_key(self) -> ModelKey:
+        """Signs models; without a configured key, one kept in ``state_dir``. Raises Fatal when it is no key."""
+        if self.model_key is not None:
+            return ModelKey.parse(self.model_key.get_secret_value())
+        made = self._machine_file("model.key", lambda: ModelKey.generate().secret(), "TIDEGATE_MODEL_KEY")
+        return ModelKey.parse(made, "model.key in TIDEGATE_STATE_DIR")
+
+    def trusted_models(self) -> TrustedKeys:
+        """Whose models are run; without configured keys, those signed on this machine. Raises Fatal."""
+        if self.model_trusted.strip():
+            return TrustedKeys.parse(self.model_trusted)
+        return TrustedKeys.parse(self.signing_key().public)
+
     def _machine_key(self) -> bytes:
-        path = self.state_dir.expanduser() / "privacy.key"
+        return self._machine_file(
+            "privacy.key", lambda: secrets.token_hex(16), "TIDEGATE_PRIVACY_KEY"
+        ).encode()
+
+    def _machine_file(self, name: str, make: Callable[[], str], setting: str) -> str:
+        """A secret kept in ``state_dir``; made when it is asked for first, by whoever is first."""
+        path = self.state_dir.expanduser() / name
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            with path.open("x") as file:
-                path.chmod(0o600)
-                file.write(secrets.token_hex(16))
-            log.info(
-                "made a privacy key for this machine; set TIDEGATE_PRIVACY_KEY in a cluster", path=str(path)
-            )
-        except FileExistsError:
-            pass
-        return path.read_text().strip().encode()
+        if not path.exists():
+            # whole or not at all: another process may read it at this moment
+            with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{name}-") as file:
+                file.write(make())
+                file.flush()
+                try:
+                    os.link(file.name, path)
+                except FileExistsError:
+                    pass
+                else:
+                    log.info(f"made a {name} for this machine; set {setting} in a cluster", path=str(path))
+        return path.read_text().strip()

@@ -16,8 +16,9 @@ from stream.topics import create_topics
 from tidegate.embedded.choose import Broker, choose_broker
 from tidegate.embedded.process import ChildServer, free_port
 from tidegate.embedded.redis import EmbeddedRedis
+from tidegate.loading import load
 
-__all__ = ["Stack", "StackConfig"]
+__all__ = ["Stack", "StackConfig", "process_of"]
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +74,11 @@ class _Process(ChildServer):
             return False
 
 
+def process_of(name: str, directory: Path, environment: dict[str, str]) -> ChildServer:
+    """One of our processes to enter, with exactly these settings beside the environment's."""
+    return _Process(name, directory, environment)
+
+
 class Stack:
     """A context manager: entering starts everything, leaving ends exactly that."""
 
@@ -83,6 +89,7 @@ class Stack:
         self.broker: Broker
         self.api_url = ""
         self.redis_url = ""
+        self.database_url = f"sqlite:///{config.directory.resolve() / 'tidegate.sqlite'}"
 
     def __enter__(self) -> Stack:
         config = self._config
@@ -106,8 +113,20 @@ class Stack:
                 "TIDEGATE_KAFKA_BOOTSTRAP": self.broker.bootstrap,
                 "TIDEGATE_REDIS_URL": redis.url,
                 "TIDEGATE_WORKER_ID": "worker-1",
+                "TIDEGATE_OFFLINE_URL": str((config.directory / "offline").resolve()),
+                # beside the broker's data: the topic of models and the registry count the same epochs
+                "TIDEGATE_DATABASE_URL": self.database_url,
             }
-            for name in ("worker", "archiver", "joiner", "api"):
+            trains = load(config.pipeline_file).retraining is not None
+            for name in (
+                "worker",
+                "archiver",
+                "archiver-offline",
+                "joiner",
+                "monitor",
+                *(("trainer",) if trains else ()),
+                "api",
+            ):
                 port = config.api_port if name == "api" else 0
                 process = _Process(name, config.directory / name, environment, port)
                 self._processes.append(self._exit.enter_context(process))

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from detectors.compressed_trees import QuantisedTrees
+from detectors.logistic import Logistic
+from detectors.packed_trees import FittedTrees, PackedTrees, Tree
 from domain.batch import EventBatch
 from domain.pipeline import FieldType, Pipeline
 from scoring.engine import PartitionScorer
@@ -41,8 +44,22 @@ def warm_up(pipeline: Pipeline) -> None:
     )
     scored = scorer.process(batch)
     explain(scorer.ensemble, pipeline.feature_names, scored.features, np.array([0], dtype=np.int64))
+    _warm_models()
     scorer.tables.dirty(0)
     scorer.tables.mark_clean(0)
+
+
+def _warm_models() -> None:
+    """What trained models score with: one may come into force between two batches."""
+    row = np.zeros((1, 1))
+    leaf, none = np.array([-1]), np.array([0])
+    trees = FittedTrees([Tree(none, np.zeros(1), leaf, leaf, none.astype(bool), np.zeros(1))], 0.0, 1.0)
+    packed = PackedTrees.packed(trees, 1)
+    packed.score(row)
+    QuantisedTrees.of(packed, 8).score(row)
+    line = Logistic(("a",), seed=0, min_labels=2, min_positive=1)
+    line.learn_labels(np.array([[0.0], [1.0]]), np.array([0.0, 1.0]), np.zeros(2, dtype=np.int64), 0)
+    line.score(row)
 
 
 if __name__ == "__main__":

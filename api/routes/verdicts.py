@@ -1,4 +1,4 @@
-"""``GET /v1/verdicts`` and ``GET /v1/verdicts/{id}``: recent verdicts."""
+"""``GET /v1/verdicts`` and ``GET /v1/verdicts/{id}``: verdicts, recent ones and those of the offline store."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ def router(deps: ApiDeps) -> APIRouter:
             raise ProblemError(
                 404,
                 "no-such-verdict",
-                "there is no recent verdict with this id",
+                "there is no verdict with this id",
                 remedy="it may not be scored or archived yet: try again in a moment; older ones than the hot "
-                "store keeps are in the offline store",
+                "store keeps are found where an offline store is kept (tidegate archiver-offline)",
             )
         return Response(found, media_type=JSON)
 

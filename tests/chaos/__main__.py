@@ -50,6 +50,8 @@ def _play(
         result = play(scenario, services, short=short)
         results.append(result)
         console.print(f"  {'good' if result.good else 'BAD'} after {result.seconds:.0f} s", highlight=False)
+        for problem in result.problems:
+            console.print(f"    {problem}", highlight=False)
     show(console, results)
     if json is not None:
         write_json(json, results)

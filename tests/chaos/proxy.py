@@ -65,7 +65,7 @@ class KafkaProxy:
         self.target: tuple[str, int] = ("127.0.0.1", 0)
         self.harmed: list[Harm] = []
         self._armed: deque[tuple[Harm, float]] = deque()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._stop = threading.Event()
         self._links: list[_Link] = []
         self._pumps: list[threading.Thread] = []
@@ -94,13 +94,8 @@ class KafkaProxy:
 
     def harm_next(self, harm: Harm, seconds: float = 0.0) -> None:
         """Do that to the answer of the next commit not yet spoken for; ``seconds`` for a delay."""
-        with self._changed:
+        with self._lock:
             self._armed.append((harm, seconds))
-
-    def await_harm(self, count: int, seconds: float) -> bool:
-        """Whether ``count`` answers were harmed in all, within so many ``seconds``."""
-        with self._changed:
-            return self._changed.wait_for(lambda: len(self.harmed) >= count, seconds)
 
     def _accept(self) -> None:
         while not self._stop.is_set():
@@ -155,12 +150,11 @@ class KafkaProxy:
             link.leave()
 
     def _next_harm(self) -> tuple[Harm | None, float]:
-        with self._changed:
+        with self._lock:
             if not self._armed:
                 return None, 0.0
             harm, seconds = self._armed.popleft()
             self.harmed.append(harm)
-            self._changed.notify_all()
             return harm, seconds
 
 

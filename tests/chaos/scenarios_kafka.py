@@ -55,13 +55,19 @@ def _commit_harmed(stage: Stage, harms: tuple[tuple[Harm, float], ...]) -> list[
     proxy = stage.services.proxy
     before = len(proxy.harmed)
     workers = stage.start(2, kafka_bootstrap=proxy.bootstrap)
-    stage.feed(rate=len(stage.records) / (4.0 + 2.0 * len(harms)))
-    for number, (harm, seconds) in enumerate(harms, start=1):
-        stage.await_answers(len(stage.records) * number // (2 * len(harms) + 2))
+    part = stage.paced // (len(harms) + 1)
+    for number, (harm, seconds) in enumerate(harms):
+        # in portions, so that there is traffic for the next one however long this one took
+        stage.feed(part, rate=part / 2.0)
+        stage.await_answers(part * number + part // 3)
         fault = stage.fault(f"a commit's answer: {harm.value}", _everywhere(stage))
         proxy.harm_next(harm, seconds)
-        stage.expect(proxy.await_harm(before + number, 30.0), f"an answer to a commit met {harm.value}")
+        stage.await_amid_traffic(
+            f"an answer to a commit meets {harm.value}",
+            lambda wanted=before + number + 1: len(proxy.harmed) >= wanted,  # type: ignore[misc]
+        )
         stage.await_news(fault.at, fault.partitions)
+    stage.feed(rate=part / 2.0)
     return workers
 
 
@@ -140,7 +146,7 @@ def verdicts_missing(stage: Stage) -> None:
     stage.feed(rate=2_000.0)
     stage.fault("the topic of verdicts is missing")
     worker.start()
-    code = worker.wait(60)
+    code = worker.wait()
     stage.expect(code == _EXIT_FATAL, f"the worker refuses with exit code {_EXIT_FATAL}, not {code}")
     stage.expect(stage.says(worker, "Remedy: create"), "the worker names the remedy")
     create_topics({"bootstrap.servers": stage.scene.bootstrap}, topics.pipeline, stage.scene.partitions)

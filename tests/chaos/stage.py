@@ -29,7 +29,7 @@ from tests.system.worker_program import Tuning, WorkerProcess
 __all__ = ["PIPELINE", "Injection", "Stage", "Stuck", "micros"]
 
 PIPELINE = Path(__file__).with_name("pipeline.yaml")
-PATIENCE = 90.0
+PATIENCE = 180.0
 """Seconds for anything that has to happen; the longest is an outcome that the broker never tells (30 s)."""
 SABOTAGED_PATIENCE = 30.0
 """The same where something is broken on purpose, and waiting is what comes of it."""
@@ -307,10 +307,10 @@ class Stage:
             ends[seen.partition] = max(ends.get(seen.partition, 0), seen.offset + 1)
         return ends
 
-    def await_applied(self, ends: Mapping[int, int], seconds: float = PATIENCE) -> None:
+    def await_applied(self, ends: Mapping[int, int]) -> None:
         """Until the state in Redis reflects the events of each partition below its offset in ``ends``."""
         self.await_that(
-            "state in Redis", lambda: all(self.scene.applied(p) >= end for p, end in ends.items()), seconds
+            "state in Redis", lambda: all(self.scene.applied(p) >= end for p, end in ends.items())
         )
 
     # -- the end
@@ -326,7 +326,7 @@ class Stage:
                 f"{self._fed} answers",
                 lambda: self.answers >= self._fed or not any(w.running for w in self.scene.workers),
             )
-            self.await_applied(self.reaches(), PATIENCE / 3)
+            self.await_applied(self.reaches())
         except (Stuck, TidegateError) as error:
             # the judge looks at what there is; the numbers say more than a missed deadline
             self.problems.append(str(error))
@@ -345,7 +345,7 @@ class Stage:
         ]
         for watch, afterwards in ((self.verdicts, late[0]), (self.letters, late[1])):
             count = len(afterwards)
-            watch.await_that(lambda w=watch, c=count: len(w) >= c, 10.0)  # type: ignore[misc]
+            watch.await_that(lambda w=watch, c=count: len(w) >= c, PATIENCE)  # type: ignore[misc]
         return Evidence(list(self.inputs.seen), list(self.verdicts.seen), list(self.letters.seen), *late)
 
     def recovery_seconds(self) -> list[tuple[str, float]]:

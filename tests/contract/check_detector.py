@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from detectors.arrays import pack, unpack
+from detectors.guard import step_taught
 from detectors.protocol import Detector, LabelledDetector
 from domain.batch import Floats
 
@@ -121,6 +122,18 @@ def batch_size_changes_nothing(build: Build) -> None:
     scorer = warmed(build)
     at_once = scorer.score(x)
     assert same(at_once, np.concatenate([scorer.score(x[i : i + 1]) for i in range(800)]))
+
+
+def rows_that_may_not_teach_leave_no_trace(build: Build) -> None:
+    """They get the score of the state they meet, and the detector is as if they had not come."""
+    detector, without = warmed(build), warmed(build)
+    x = rows(300, seed=13, holes=True)
+    teach = np.random.default_rng(13).random(300) < 0.6
+    said = step_taught(detector, x, teach)
+    for row in range(300):
+        one = x[row : row + 1]
+        assert same(said[row : row + 1], without.step(one) if teach[row] else without.score(one)), row
+    assert pack(detector.snapshot()) == pack(without.snapshot())
 
 
 def snapshot_goes_on_with_the_same_bits(build: Build) -> None:
@@ -262,6 +275,7 @@ CHECKS = (
     abstains_until_ready,
     scoring_is_pure,
     batch_size_changes_nothing,
+    rows_that_may_not_teach_leave_no_trace,
     snapshot_goes_on_with_the_same_bits,
     snapshot_is_independent,
     memory_is_bounded,

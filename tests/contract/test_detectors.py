@@ -90,6 +90,20 @@ LABELLED: dict[str, tuple[str, dict[str, Any]]] = {
         {**FITTED, "trees": 8, "leaves": 16, "compress": {"quantize": 8, "prune": 0.02, "distil": 5}},
     ),
     "logistic": ("logistic", {"min_labels": 200, "min_positive": 20}),
+    "river_naive_bayes": (
+        "river_classifier",
+        {"model": "naive_bayes.GaussianNB", "min_labels": 200, "min_positive": 20},
+    ),
+    "river_logistic": (
+        "river_classifier",
+        {
+            "model": "linear_model.LogisticRegression",
+            "params": {"optimizer": {"model": "optim.Adam", "params": {"lr": 0.01}}},
+            "scale": "standard",
+            "min_labels": 200,
+            "min_positive": 20,
+        },
+    ),
 }
 
 UNDIRECTED = {"river_one_class_svm"}

@@ -28,7 +28,7 @@ class StandInWorker:
         conf = {"bootstrap.servers": bootstrap}
         self._consumer = Consumer({**conf, "group.id": f"{pipeline}.worker", "auto.offset.reset": "earliest"})
         self._producer = Producer({**conf, "transactional.id": pipeline, "retry.backoff.ms": 2})
-        self._producer.init_transactions(30)
+        self._producer.init_transactions(120)
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> StandInWorker:
@@ -74,11 +74,11 @@ class StandInWorker:
             self._producer.produce(
                 self._topics.replies, value, partition=int(headers[HEADER_REPLY_PARTITION]), headers=reply
             )
-        self._producer.flush(30)
+        self._producer.flush(120)
         if abort:
-            self._producer.abort_transaction(30)
+            self._producer.abort_transaction(120)
         else:
-            self._producer.commit_transaction(30)
+            self._producer.commit_transaction(120)
 
 
 def produce_verdicts(bootstrap: str, pipeline: str, verdicts: list[Verdict], *, abort: bool = False) -> None:
@@ -86,13 +86,13 @@ def produce_verdicts(bootstrap: str, pipeline: str, verdicts: list[Verdict], *, 
     producer = Producer(
         {"bootstrap.servers": bootstrap, "transactional.id": f"{pipeline}-v", "retry.backoff.ms": 2}
     )
-    producer.init_transactions(30)
+    producer.init_transactions(120)
     producer.begin_transaction()
     for one in verdicts:
         producer.produce(Topics(pipeline).verdicts, msgspec.json.encode(one), partition=one.source.partition)
-    producer.flush(30)
+    producer.flush(120)
     if abort:
-        producer.abort_transaction(30)
+        producer.abort_transaction(120)
     else:
-        producer.commit_transaction(30)
+        producer.commit_transaction(120)
     producer.close()

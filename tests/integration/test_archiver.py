@@ -19,9 +19,10 @@ from stream.topics import Topics, create_topics
 from tests.contract.check_hot_verdicts import NOW, drain, verdict
 from tests.integration.standin_worker import produce_verdicts
 from tests.redis_process import RedisProcess, system_binary
+from tests.system.scene import PATIENCE
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis]
-ENOUGH = 60.0
+ENOUGH = PATIENCE
 
 
 def eventually(happens: Callable[[], bool]) -> None:
@@ -53,7 +54,7 @@ def committed(kafka: str, pipeline: str, partitions: int) -> list[int]:
     consumer = Consumer({"bootstrap.servers": kafka, "group.id": f"{pipeline}.archiver"})
     try:
         places = [TopicPartition(Topics(pipeline).verdicts, p) for p in range(partitions)]
-        return [place.offset for place in consumer.committed(places, timeout=30)]
+        return [place.offset for place in consumer.committed(places, timeout=120)]
     finally:
         consumer.close()
 
@@ -66,7 +67,7 @@ def test_committed_verdicts_only_once_each_and_strangers_do_not_stop_it(
     produce_verdicts(kafka, topic_prefix, [verdict(i, partition=i % 2) for i in range(10)])
     stranger = Producer({"bootstrap.servers": kafka})
     stranger.produce(Topics(topic_prefix).verdicts, b"not a verdict", partition=0)
-    assert stranger.flush(30) == 0
+    assert stranger.flush(120) == 0
     produce_verdicts(kafka, topic_prefix, [verdict(i, partition=i % 2) for i in range(10, 12)])
     registry = CollectorRegistry()
     with connect(redis_url) as client:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from stream.topics import (
 )
 from tests.system.bits import assert_same_bits
 from tests.system.events import SMALL, event, events
-from tests.system.scene import Scene, eventually
+from tests.system.scene import PATIENCE, Scene, eventually, samples
 from tidegate.embedded.process import free_port
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis]
@@ -130,7 +129,7 @@ def test_each_gives_one_dead_letter_and_its_neighbours_are_scored(scene: Scene) 
         send(one.key, one.payload, [])
     for one in neighbours:
         send(one.key, one.payload, [])
-    assert producer.flush(30) == 0
+    assert producer.flush(PATIENCE) == 0
     assert failed == []
 
     worker.start()
@@ -154,9 +153,8 @@ def test_each_gives_one_dead_letter_and_its_neighbours_are_scored(scene: Scene) 
     counts = Counter(reason.value for _, _, reason, _ in sent)
 
     def told_by_metrics() -> dict[str, int]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
-            lines = [line for line in page.read().decode().splitlines() if "dead_letters_total{" in line]
-        return {line.split('"')[1]: int(float(line.rsplit(" ", 1)[1])) for line in lines}
+        told = samples(port).items()
+        return {name.split('"')[1]: int(value) for name, value in told if "dead_letters_total{" in name}
 
     eventually("all are counted", lambda: told_by_metrics() == dict(counts), lambda: str(told_by_metrics()))
     worker.stop()
@@ -194,7 +192,7 @@ def test_headers_of_strangers_do_not_stop_the_partition(scene: Scene) -> None:
     producer.produce(
         scene.topics.events, loud.payload, loud.key, headers=[(HEADER_TRACEPARENT, b"x" * 2_000_000)]
     )
-    assert producer.flush(30) == 0
+    assert producer.flush(PATIENCE) == 0
     worker.start()
     scene.await_count(reader, len(flow) + 1)
     assert reader.verdicts()[-1].decision != "allow", "it should be an alert, with the header beside it"
@@ -216,7 +214,7 @@ def test_a_record_that_is_only_small_while_compressed(scene: Scene) -> None:
         }
     )
     producer.produce(scene.topics.events, b"x" * 100_000_000, KEY)
-    assert producer.flush(60) == 0
+    assert producer.flush(PATIENCE) == 0
     scene.send(events(20))
     worker.start()
     scene.await_count(reader, 20)

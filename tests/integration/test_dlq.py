@@ -78,7 +78,7 @@ class Letters:
         self.topics = Topics(pipeline)
         kafka = KafkaConnection(bootstrap)
         self._producer = Producer(kafka.transactional_producer("test-letters", f"{pipeline}-letters"))
-        self._producer.init_transactions(60)
+        self._producer.init_transactions(120)
         self._next = 0
 
     def event(self, key: bytes | None, value: bytes | None, headers: Headers | None = None) -> Event:
@@ -98,10 +98,10 @@ class Letters:
                 headers=headers,
             )
         if abort:
-            self._producer.flush(30)
-            self._producer.abort_transaction(30)
+            self._producer.flush(120)
+            self._producer.abort_transaction(120)
         else:
-            self._producer.commit_transaction(30)
+            self._producer.commit_transaction(120)
 
     def many(self, count: int) -> list[Event]:
         """So many letters of the reasons ``empty`` and ``in_future`` in turn."""
@@ -271,7 +271,7 @@ def assert_each_once(scene: Scene, letters: Letters, reader: Reader, count: int)
         last.produce(
             letters.topics.events, b"the end", headers=[(HEADER_REDRIVEN, b"end")], partition=partition
         )
-        assert last.flush(30) == 0
+        assert last.flush(120) == 0
     scene.await_count(reader, count + PARTITIONS)
     counts = Counter(came_back(reader.messages))
     assert counts.pop("end") == PARTITIONS
@@ -332,4 +332,5 @@ def test_what_is_refused_again_comes_back_as_a_new_letter_and_at_last_stays(
         assert dlq_json("redrive", "--yes", "--force")["redriven"] == 1
         scene.await_count(dead, 5)
         assert {(m.key(), m.value()) for m in dead.messages} == {(bad.key, bad.payload)}
+        scene.await_count(verdicts, 3)
         assert len(verdicts.messages) == 3

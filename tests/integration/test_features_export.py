@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from typer.testing import CliRunner
 
@@ -29,11 +29,11 @@ from stream import feature_lane
 from stream.decoding import decode_messages
 from stream.feature_log import export_topics, find_log, shared_features
 from stream.kafka import KafkaConnection
-from stream.replay import Sendable
+from stream.replay import Sendable, replay_producer
 from stream.topics import partition_of
 from tests.integration.test_labels import all_of
 from tests.system.events import _START, event, events
-from tests.system.scene import PRIVACY_KEY, Scene, eventually
+from tests.system.scene import PATIENCE, PRIVACY_KEY, Scene, eventually
 from tests.system.worker_program import KillAt
 from tidegate.cli import app
 
@@ -111,12 +111,14 @@ def send_labels(scene: Scene, labels: Sequence[JoinedLabel], sent: Sequence[Send
     for record in sent:
         if record.key != b"nobody":
             keys[json.loads(record.payload)["id"]] = record.key or b""
-    producer = Producer({"bootstrap.servers": scene.bootstrap})
+    producer = replay_producer(
+        KafkaConnection(scene.bootstrap)
+    )  # one that keeps their order, whatever it repeats
     codec = LabelCodec(scene.pipeline)
     for label in labels:
         partition = partition_of(keys[label.id], scene.partitions)
         producer.produce(scene.topics.labels_joined, codec.encode(label), partition=partition)
-    assert producer.flush(30) == 0
+    assert producer.flush(PATIENCE) == 0
 
 
 @contextmanager
@@ -133,7 +135,7 @@ def scored(kafka: str, redis_url: str, name: str, directory: Path, partitions: i
         scene.send(sent[:half])
         worker = scene.worker(max_batch=60, flush_seconds=0.05, snapshot_seconds=0.3)
         worker.start(KillAt("after_send_offsets", visit=4))
-        assert worker.wait(60) == -9, worker.tail()
+        assert worker.wait() == -9, worker.tail()
         worker.start()
         valid = [record for record in sent if record.key != b"nobody"]
         before = sum(record.key != b"nobody" for record in sent[:half])

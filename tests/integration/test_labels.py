@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import uuid
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 
 from domain.clock import to_micros
 from domain.label import LabelBatch
@@ -20,9 +21,10 @@ from scoring.engine import PartitionScorer
 from scoring.scored import ScoredBatch
 from stream.decoding import decode_messages
 from stream.kafka import KafkaConnection
+from stream.replay import replay_producer
 from tests.system.bits import assert_same_bits
 from tests.system.events import _START, events
-from tests.system.scene import Reader, Scene, eventually
+from tests.system.scene import PATIENCE, Feeder, Reader, Scene, eventually
 from tests.system.worker_program import KillAt
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis]
@@ -67,23 +69,25 @@ def labels_of(count: int, *, seed: int = 5) -> list[JoinedLabel]:
 
 def send_labels(scene: Scene, labels: list[JoinedLabel | bytes], partition: int = 0) -> None:
     """Into ``labels.joined``, as they are."""
-    producer = Producer({"bootstrap.servers": scene.bootstrap})
+    producer = replay_producer(
+        KafkaConnection(scene.bootstrap)
+    )  # one that keeps their order, whatever it repeats
     codec = LabelCodec(scene.pipeline)
     for label in labels:
         value = label if isinstance(label, bytes) else codec.encode(label)
         producer.produce(scene.topics.labels_joined, value, partition=partition)
-    assert producer.flush(30) == 0
+    assert producer.flush(PATIENCE) == 0
 
 
 def all_of(scene: Scene, topic: str, partition: int = 0) -> list[Any]:
     """Every record of a partition."""
     consumer = Consumer(KafkaConnection(scene.bootstrap).reader("tidegate-test", uuid.uuid4().hex))
     place = TopicPartition(topic, partition, 0)
-    _, end = consumer.get_watermark_offsets(place, timeout=30)
+    _, end = consumer.get_watermark_offsets(place, timeout=PATIENCE)
     consumer.assign([place])
     messages: list[Any] = []
     while len(messages) < end:
-        message = consumer.poll(30)
+        message = consumer.poll(PATIENCE)
         assert message is not None
         messages.append(message)
     consumer.close()
@@ -114,7 +118,7 @@ def check(scene: Scene, reader: Reader, count: int) -> tuple[ScoredBatch, LabelB
     assert_same_bits(scene.pipeline, reader.verdicts(), wanted)
     assert wanted.labels_offset is not None
     assert [v.labels_offset for v in reader.verdicts()] == wanted.labels_offset.tolist()
-    eventually("all is in Redis", lambda: scene.applied() == int(wanted.batch.offsets[-1]) + 1)
+    scene.await_applied(int(wanted.batch.offsets[-1]) + 1)
     applied = scene.store.load_applied(0)
     assert applied is not None
     assert applied.labels_offset == wanted.labels_offset[-1]
@@ -162,27 +166,41 @@ def test_labels_that_come_late_count_from_then_on(scene: Scene) -> None:
     assert {v.labels_offset for v in reader.verdicts()} == {0}
     labels = labels_of(300)
     send_labels(scene, list(labels))
-    known = sum(label.known_at <= START + 700 * 7_000_000 for label in labels)
-    assert known
-    scene.send(events(300, first=700))
-    scene.await_count(reader, 1_000)
+    sent = 700
+
+    def known(number: int) -> int:
+        """How many labels had come to light when an event of the stream happened."""
+        return sum(label.known_at <= START + number * 7_000_000 for label in labels)
+
+    assert known(700)
+
+    def seen() -> bool:
+        """Whether the worker, which fetches labels and events apart, has the labels by now: the next event tells."""
+        nonlocal sent
+        scene.send(events(1, first=sent))
+        sent += 1
+        scene.await_count(reader, sent)
+        return reader.verdicts()[-1].labels_offset == known(sent - 1)
+
+    eventually("the labels are counted", seen, worker.tail)
+    scene.send(events(300, first=sent))
+    scene.await_count(reader, sent + 300)
     offsets = [v.labels_offset for v in reader.verdicts()]
     assert offsets[:700] == [0] * 700
-    assert offsets[-1] == sum(label.known_at <= START + 999 * 7_000_000 for label in labels)
+    assert offsets[sent:] == [known(number) for number in range(sent, sent + 300)]
 
 
 @pytest.mark.slow
 def test_kills_leave_no_trace(scene: Scene) -> None:
     send_labels(scene, list(labels_of(2_500)))
-    scene.send(events(3_000))
     reader = scene.reader()
     worker = scene.worker(max_batch=50, flush_seconds=0.05, snapshot_seconds=0.3)
+    feeder = Feeder(scene, (events(200, first=first) for first in itertools.count(0, 200)))
     for point in ("after_produce", "after_send_offsets", "after_commit", "before_flush", "after_flush"):
         worker.start(KillAt(point, visit=4))
-        assert worker.wait(60) == -9, worker.tail()
-        assert len(reader.messages) < 3_000, "the worker was done before it could be killed"
+        assert feeder.feed(worker) == -9, worker.tail()
     worker.start()
-    check(scene, reader, 3_000)
+    check(scene, reader, feeder.sent)
 
 
 def test_bad_labels_become_dead_letters(scene: Scene) -> None:

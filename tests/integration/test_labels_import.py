@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer
 from typer.testing import CliRunner
 
 from domain.clock import SystemClock, to_micros
@@ -26,8 +26,9 @@ from lifecycle.label_rows import find_columns, read_label_file
 from stream.kafka import KafkaConnection
 from stream.label_import import LabelImporter
 from stream.log_reading import committed_records, ends, reader_conf
+from stream.replay import replay_producer
 from tests.system.events import _START, event, events
-from tests.system.scene import PRIVACY_KEY, Reader, Scene
+from tests.system.scene import PATIENCE, PRIVACY_KEY, Reader, Scene
 from tidegate.commands.labels import app
 
 pytestmark = [pytest.mark.kafka]
@@ -150,7 +151,7 @@ def test_features_count_what_is_imported_once_and_no_longer_when_it_is_taken_bac
 def scored(kafka: str, topic_prefix: str, tmp_path: Path) -> Iterator[Scene]:
     """Verdicts of 20 events on two partitions, as a worker writes them."""
     with Scene.open(kafka, "redis://127.0.0.1:1/0", LABELS, topic_prefix, tmp_path, 2) as scene:
-        producer = Producer({"bootstrap.servers": kafka})
+        producer = replay_producer(KafkaConnection(kafka))
         for n in range(20):
             verdict = Verdict(
                 id=f"e{n}",
@@ -169,7 +170,7 @@ def scored(kafka: str, topic_prefix: str, tmp_path: Path) -> Iterator[Scene]:
             producer.produce(
                 scene.topics.verdicts, msgspec.json.encode(verdict), f"a{n % 2}", partition=n % 2
             )
-        assert producer.flush(30) == 0
+        assert producer.flush(PATIENCE) == 0
         yield scene
 
 

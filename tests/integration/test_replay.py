@@ -35,7 +35,7 @@ def read_topic(bootstrap: str, topic: str, count: int) -> list[Any]:
         consumer.assign([TopicPartition(topic, p, 0) for p in range(PARTITIONS)])
         found: list[Any] = []
         while len(found) < count:
-            messages = consumer.consume(count - len(found), timeout=30)
+            messages = consumer.consume(count - len(found), timeout=120)
             assert messages, f"only {len(found)} of {count} records arrived"
             found += messages
         assert all(message.error() is None for message in found)

@@ -25,7 +25,7 @@ NewRedis = Callable[[], EmbeddedRedis]
 def create_topic(bootstrap: str, name: str, partitions: int) -> None:
     admin = AdminClient({"bootstrap.servers": bootstrap})
     for done in admin.create_topics([NewTopic(name, partitions, 1)]).values():
-        done.result(30)
+        done.result(120)
 
 
 def read_all(bootstrap: str, topic: str, count: int) -> list[bytes | None]:
@@ -35,7 +35,9 @@ def read_all(bootstrap: str, topic: str, count: int) -> list[bytes | None]:
     )
     try:
         consumer.assign([TopicPartition(topic, 0, 0)])
-        return [message.value() for message in consumer.consume(count, timeout=30) if message.error() is None]
+        return [
+            message.value() for message in consumer.consume(count, timeout=120) if message.error() is None
+        ]
     finally:
         consumer.close()
 
@@ -45,20 +47,20 @@ def test_a_transaction_commits_and_an_aborted_one_stays_unseen(kafka: str, topic
     topic = f"{topic_prefix}.events"
     create_topic(kafka, topic, 1)
     producer = Producer({"bootstrap.servers": kafka, "transactional.id": topic_prefix})
-    producer.init_transactions(30)
+    producer.init_transactions(120)
     producer.begin_transaction()
     producer.produce(topic, b"aborted")
-    producer.flush(30)
-    producer.abort_transaction(30)
+    producer.flush(120)
+    producer.abort_transaction(120)
     producer.begin_transaction()
     producer.produce(topic, b"committed")
-    producer.commit_transaction(30)
+    producer.commit_transaction(120)
     assert read_all(kafka, topic, 1) == [b"committed"]
 
 
 @pytest.mark.kafka
 def test_topics_do_not_appear_by_themselves(kafka: str, topic_prefix: str) -> None:
-    found = AdminClient({"bootstrap.servers": kafka}).list_topics(topic_prefix, timeout=30)
+    found = AdminClient({"bootstrap.servers": kafka}).list_topics(topic_prefix, timeout=120)
     assert found.topics[topic_prefix].error is not None
 
 
@@ -69,12 +71,12 @@ def test_kafka_keeps_its_address_and_records_over_a_crash(new_kafka: NewKafka, t
     create_topic(bootstrap, topic_prefix, 1)
     producer = Producer({"bootstrap.servers": bootstrap})
     producer.produce(topic_prefix, b"before")
-    assert producer.flush(30) == 0
+    assert producer.flush(120) == 0
     broker.kill()
     assert not broker.running
     broker.restart()
     producer.produce(topic_prefix, b"after")
-    assert producer.flush(30) == 0
+    assert producer.flush(120) == 0
     assert (broker.bootstrap, broker.pid != first) == (bootstrap, True)
     assert read_all(bootstrap, topic_prefix, 2) == [b"before", b"after"]
 
@@ -85,7 +87,7 @@ def test_a_later_run_continues_the_data_of_an_earlier_one(new_kafka: NewKafka, t
     create_topic(broker.bootstrap, topic_prefix, 1)
     producer = Producer({"bootstrap.servers": broker.bootstrap})
     producer.produce(topic_prefix, b"kept")
-    assert producer.flush(30) == 0
+    assert producer.flush(120) == 0
     broker.close()
     with EmbeddedKafka(broker.directory) as later:
         assert later.bootstrap == broker.bootstrap
@@ -142,10 +144,10 @@ def test_redis_dies_with_a_parent_that_was_killed(tmp_path: Path) -> None:
         assert parent.stdout is not None
         child = os.pidfd_open(int(parent.stdout.readline()))
         parent.send_signal(signal.SIGKILL)
-        parent.wait(10)
+        parent.wait(120)
         # A pidfd becomes readable when the process has ended.
         import select
 
-        ended, _, _ = select.select([child], [], [], 10)
+        ended, _, _ = select.select([child], [], [], 120)
         os.close(child)
     assert ended == [child]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
+import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,24 +28,50 @@ from stream.decoding import decode_messages
 from stream.kafka import KafkaConnection
 from stream.replay import Sendable, replay, replay_producer
 from stream.topics import Topics, create_topics
-from tests.system.worker_program import Tuning, WorkerProcess
+from tests.system.worker_program import PATIENCE, Tuning, WorkerProcess
 from tidegate.defaults import renamed_pipeline
 from tidegate.loading import load
 
-__all__ = ["PRIVACY_KEY", "Reader", "Scene", "eventually"]
+__all__ = ["PATIENCE", "PRIVACY_KEY", "Feeder", "Reader", "Scene", "eventually", "metric", "samples"]
 
 PRIVACY_KEY = "a key for tests only, 32 letters"
-PATIENCE = float(os.environ.get("TIDEGATE_PATIENCE", "30"))
-"""Seconds for anything that has to happen, on a busy machine; nothing waits so long when all is well."""
 
 
-def eventually(what: str, holds: Callable[[], bool], tell: Callable[[], str] = lambda: "") -> None:
-    """Look again and again until ``holds()``; AssertionError with ``tell()`` when it never does."""
+def eventually(
+    what: str,
+    holds: Callable[[], bool],
+    tell: Callable[[], str] = lambda: "",
+    reached: Callable[[], object] = lambda: None,
+) -> None:
+    """Look again and again until ``holds()``; AssertionError with ``tell()`` when it never does.
+
+    What can come slowly (a count) says how far it has ``reached``: patience is then for standing still.
+    """
+    last = reached()
     deadline = time.monotonic() + PATIENCE
     while not holds():
+        now = reached()
+        if now != last:
+            last, deadline = now, time.monotonic() + PATIENCE
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {PATIENCE:.0f} s: {what}\n{tell()}")
         time.sleep(0.02)
+
+
+def samples(port: int) -> dict[str, float]:
+    """Everything at a worker's /metrics, by name and labels; nothing while it does not answer."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+            lines = page.read().decode().splitlines()
+    except OSError:
+        return {}
+    split = [line.rsplit(" ", 1) for line in lines if not line.startswith("#")]
+    return {name: float(value) for name, value in split}
+
+
+def metric(port: int, sample: str) -> float:
+    """One sample of a worker's /metrics; 0 while it is not there."""
+    return samples(port).get(sample, 0.0)
 
 
 class Reader:
@@ -70,7 +96,7 @@ class Reader:
     def close(self) -> None:
         """End the thread."""
         self._stop.set()
-        self._thread.join(30)
+        self._thread.join(PATIENCE)
 
     def verdicts(self) -> list[Verdict]:
         """Everything read so far, decoded."""
@@ -91,6 +117,8 @@ class Scene:
     pipeline_file: Path
     directory: Path
     partitions: int
+    store: RedisStateStore
+    """The online store, by a client of the test's own that has all the patience a busy machine needs."""
     workers: list[WorkerProcess] = field(default_factory=list)
     _readers: list[Reader] = field(default_factory=list)
 
@@ -102,14 +130,16 @@ class Scene:
         """Topics for a copy of the pipeline file ``source`` called ``name``; ends all workers afterwards."""
         file = renamed_pipeline(source, name, directory / name / "pipeline.yaml")
         create_topics({"bootstrap.servers": bootstrap}, name, partitions, replies_partitions=1)
-        scene = cls(bootstrap, redis_url, load(file), file, file.parent, partitions)
-        try:
-            yield scene
-        finally:
-            for worker in scene.workers:
-                worker.close()
-            for reader in scene._readers:
-                reader.close()
+        with connect(redis_url, timeout=PATIENCE) as client:
+            store = RedisStateStore(client, name)
+            scene = cls(bootstrap, redis_url, load(file), file, file.parent, partitions, store)
+            try:
+                yield scene
+            finally:
+                for worker in scene.workers:
+                    worker.close()
+                for reader in scene._readers:
+                    reader.close()
 
     @property
     def topics(self) -> Topics:
@@ -160,20 +190,24 @@ class Scene:
 
     def await_count(self, reader: Reader, count: int, tell: Callable[[], str] | None = None) -> None:
         """Until ``reader`` has ``count`` records; AssertionError with the workers' logs otherwise."""
-
-        def logs() -> str:
-            return "\n".join(worker.tail() for worker in self.workers)
-
         eventually(
             f"{count} records",
             lambda: len(reader.messages) >= count,
-            lambda: f"there are {len(reader.messages)}\n{(tell or logs)()}",
+            lambda: f"there are {len(reader.messages)}\n{(tell or self._logs)()}",
+            lambda: len(reader.messages),
         )
 
-    @property
-    def store(self) -> RedisStateStore:
-        """The online store, by a client of its own."""
-        return RedisStateStore(connect(self.redis_url), self.pipeline.name)
+    def await_applied(self, end: int, partition: int = 0) -> None:
+        """Until the online store reflects every event of a partition below ``end``."""
+        eventually(
+            f"partition {partition} in Redis up to {end}",
+            lambda: self.applied(partition) >= end,
+            self._logs,
+            lambda: self.applied(partition),
+        )
+
+    def _logs(self) -> str:
+        return "\n".join(worker.tail() for worker in self.workers)
 
     def applied(self, partition: int = 0) -> int:
         """The first offset that the online store does not reflect."""
@@ -205,10 +239,10 @@ class Scene:
         messages: list[Any] = []
         try:
             place = TopicPartition(self.topics.events, partition, 0)
-            _, end = consumer.get_watermark_offsets(place, timeout=30)
+            _, end = consumer.get_watermark_offsets(place, timeout=PATIENCE)
             consumer.assign([place])
             while not messages or messages[-1].offset() < end - 1:
-                message = consumer.poll(30)
+                message = consumer.poll(PATIENCE)
                 assert message is not None
                 assert message.error() is None
                 messages.append(message)
@@ -218,3 +252,38 @@ class Scene:
         batch = self.codec.to_batch(decoded.events, [messages[i].offset() for i in decoded.accepted])
         scorer = PartitionScorer(self.pipeline, partition)
         return scorer, scorer.process(batch)
+
+
+class Feeder:
+    """Keeps a worker that is going to die in work, however fast or slow it is: a portion is sent as one is stored."""
+
+    def __init__(self, scene: Scene, portions: Iterable[list[Sendable]]) -> None:
+        self._scene = scene
+        self._portions = iter(portions)
+        self._ends = [0, 0]
+        """Where the last portions end; two are on their way, so that one waits while the other is worked on."""
+
+    @property
+    def sent(self) -> int:
+        """How many events were sent in all, into the one partition."""
+        return self._ends[-1]
+
+    def feed(self, worker: WorkerProcess) -> int:
+        """Feed until it ends; its exit code. AssertionError when it stands still, or when nothing is left for it."""
+
+        def ended() -> bool:
+            if worker.running and self._scene.applied() >= self._ends[-2]:
+                portion = next(self._portions, None)
+                assert portion is not None, f"it lives though it had everything\n{worker.tail()}"
+                self._scene.send(portion)
+                self._ends.append(self.sent + len(portion))
+            return not worker.running
+
+        eventually("the worker ends", ended, worker.tail, self._scene.applied)
+        return worker.wait()
+
+    def rest(self) -> None:
+        """Send what is left."""
+        for portion in self._portions:
+            self._scene.send(portion)
+            self._ends.append(self.sent + len(portion))

@@ -15,7 +15,7 @@ from detectors.ensemble import Ensemble
 from stream.replay import Sendable, file_records
 from tests.system.bits import assert_same_bits
 from tests.system.handbook import HANDBOOK, Backtest, backtest_of, handbook_slice
-from tests.system.scene import Reader, Scene, eventually
+from tests.system.scene import Feeder, Reader, Scene
 from tests.system.worker_program import KillAt, WorkerProcess
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.slow]
@@ -54,7 +54,7 @@ def prepare(scene: Scene, rows: int) -> tuple[list[Sendable], Backtest]:
 def check(scene: Scene, reader: Reader, worker: WorkerProcess, expected: Backtest, rows: int) -> None:
     """Same verdicts for a reader who was there all the time and one who comes after; same state at rest."""
     scene.await_count(reader, rows - 1)
-    eventually("all is in Redis", lambda: scene.applied() == rows, worker.tail)
+    scene.await_applied(rows)
     worker.stop()
     late = scene.reader()
     scene.await_count(late, rows - 1)
@@ -97,6 +97,7 @@ def test_five_kills_at_random_moments(scene: Scene) -> None:
     scene.send(records[sent:])
     worker.start()
     check(scene, reader, worker, expected, ROWS)
+    scene.await_count(dead, 1)
     assert len(dead.messages) == 1
 
 
@@ -104,15 +105,16 @@ def test_a_kill_at_every_step_of_a_batch(scene: Scene) -> None:
     """One worker per step, each taking over from the one that died at the step before."""
     rows = POINT_ROWS * 2
     records, expected = prepare(scene, rows)
-    scene.send(records)
     reader = scene.reader()
     dead = scene.reader(scene.topics.dead_letters)
     # A flush follows each commit; snapshots lag behind, as they do.
     worker = scene.worker(max_batch=50, flush_seconds=0.001, snapshot_seconds=0.3)
+    feeder = Feeder(scene, (records[first : first + 100] for first in range(0, rows, 100)))
     for point in POINTS:
         worker.start(KillAt(point, visit=5))
-        assert worker.wait(60) == -9, worker.tail()
-        assert len(reader.messages) < rows - 1, "the worker was done before it could be killed"
+        assert feeder.feed(worker) == -9, worker.tail()
+    feeder.rest()
     worker.start()
     check(scene, reader, worker, expected, rows)
+    scene.await_count(dead, 1)
     assert len(dead.messages) == 1

@@ -51,7 +51,7 @@ def test_the_worker_says_what_the_backtest_says(
                 scene.await_count(reader, goal, tell)
             eventually("all is in Redis", lambda: scene.applied() == ROWS, tell)
             worker.send_signal(signal.SIGTERM)
-            assert worker.wait(20) == 0, tell()
+            assert worker.wait(120) == 0, tell()
         finally:
             worker.kill()
             worker.wait()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import importlib
+import json
 import multiprocessing
 import os
 import signal
@@ -22,16 +23,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from domain.errors import TidegateError
 from stream.kafka import KafkaConnection
 from tidegate.logs import set_up_logging
 from tidegate.processes import stop_on_signals, worker
 from tidegate.settings import Settings
 
-__all__ = ["ActAt", "KillAt", "Tuning", "WorkerProcess"]
+__all__ = ["PATIENCE", "ActAt", "KillAt", "Tuning", "WorkerProcess"]
 
 SESSION_MS = 2_500
 """After this the group gives a killed worker's partitions away; six seconds by default, too long per kill."""
+PATIENCE = float(os.environ.get("TIDEGATE_PATIENCE", "120"))
+"""Seconds for anything that has to happen, on a slow and busy machine; nothing waits so long when all is well."""
 _FATAL = 3
 _CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -168,6 +173,11 @@ class WorkerProcess:
         return int(self._process.pid)
 
     @property
+    def stopped(self) -> bool:
+        """Whether it lives but does not run (SIGSTOP)."""
+        return self.running and psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
+
+    @property
     def running(self) -> bool:
         """Whether it lives."""
         return self._process is not None and self._process.is_alive()
@@ -175,9 +185,9 @@ class WorkerProcess:
     def kill(self) -> None:
         """SIGKILL; returns when it is dead."""
         self._process.kill()
-        self.wait(30)
+        self.wait()
 
-    def wait(self, seconds: float) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
         """Wait for its end; the exit code (negative: the signal that ended it)."""
         self._process.join(seconds)
         code = self._process.exitcode
@@ -186,10 +196,14 @@ class WorkerProcess:
         return int(code)
 
     def stop(self) -> float:
-        """SIGTERM, as an orchestrator does; seconds until it was gone. AssertionError unless it ended well."""
-        started = time.monotonic()
+        """SIGTERM, as an orchestrator does; seconds until it was gone. AssertionError unless it ended well.
+
+        One that has stopped itself is told to go on.
+        """
         self._process.terminate()
-        self._process.join(30)
+        started = time.monotonic()
+        os.kill(self.pid, signal.SIGCONT)
+        self._process.join(PATIENCE)
         if self.running:
             os.kill(self.pid, signal.SIGUSR1)  # its threads' stacks into the log
             self._process.join(1)
@@ -202,7 +216,13 @@ class WorkerProcess:
         if self.running:
             os.kill(self.pid, signal.SIGCONT)
             self._process.kill()
-            self._process.join(10)
+            self._process.join(PATIENCE)
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """The lines of its log with this ``event``."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        mark = f'"event": "{event}"'
+        return [json.loads(line) for line in text.splitlines() if line.startswith("{") and mark in line]
 
     def tail(self, lines: int = 25) -> str:
         """The end of its log."""

@@ -40,6 +40,7 @@ from lifecycle.label_files import find_labels
 from lifecycle.leakage import find_leaks, undelayed_rates
 from scoring.engine import PartitionScorer
 from stream.topics import partition_of
+from tidegate.commands.backtest_card import check_card, write_card
 from tidegate.commands.fairness_view import fairness_table
 from tidegate.loading import load
 from tidegate.settings import Settings
@@ -72,6 +73,9 @@ def backtest(
         str | None,
         typer.Option(help="Compare alerts and false alarms between groups: a field or column of the events."),
     ] = None,
+    card: Annotated[
+        Path | None, typer.Option(help="Write a model card there (.md), with plots beside it.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object on stdout instead of tables.")
     ] = False,
@@ -80,6 +84,7 @@ def backtest(
     console = Console(stderr=True)
     try:
         declared = load(pipeline)
+        check_card(card)
         groups = None if group_by is None else read_groups(events, declared, group_by, limit=limit)
         with progress_bar(console, "scoring", count_rows(events), limit) as advance:
             result, report = run(
@@ -111,18 +116,33 @@ def backtest(
         )
     unfed = declared.follows_labels and labels is None and label_column is None
     leaks = () if report is None else _leaks(declared, result, out)
-    for warning in (*_warnings(result, declared, unfed=unfed), *leaks):
+    warnings = (*_warnings(result, declared, unfed=unfed), *leaks)
+    for warning in warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+    written: list[Path] = []
+    if card is not None:
+        since = _time(train_until, "--train-until")
+        try:
+            written = write_card(
+                card, declared, result, report, since=since, fairness=fair, warnings=warnings
+            )
+        except TidegateError as error:
+            console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+            raise typer.Exit(2) from None
     if as_json:
         summary = _summary(declared, result, report, out)
         if fair is not None:
             summary["fairness"] = fair.to_json() | {"gate": asdict(fairness_gate(fair))}
+        if written:
+            summary["card"] = [str(path) for path in written]
         typer.echo(json.dumps(summary))
         return
     stdout = Console()
     for table in [*tables(result, report), *([] if fair is None else [fairness_table(fair)])]:
         stdout.print(table)
     stdout.print(f"verdicts: {out}", soft_wrap=True, highlight=False)
+    if written:
+        stdout.print(f"card: {written[0]}", soft_wrap=True, highlight=False)
 
 
 def run(

@@ -131,6 +131,12 @@ def dev(
     with Stack(config) as stack:
         console.print(f"Broker: [bold]{stack.broker.name}[/] ({stack.broker.reason})")
         console.print(f"Kafka [bold]{stack.broker.bootstrap}[/]   events topic [bold]{name}.events[/]")
+        console.print(
+            f"For `tidegate models`: TIDEGATE_KAFKA_BOOTSTRAP={stack.broker.bootstrap} "
+            f"TIDEGATE_DATABASE_URL={stack.database_url} TIDEGATE_PIPELINE={path}",
+            soft_wrap=True,
+            highlight=False,
+        )
         console.print(f"API   [bold]{stack.api_url}[/]   try {stack.api_url}/openapi.json   Ctrl-C ends")
         while not stop.wait(1.0):
             stack.check()

@@ -13,12 +13,24 @@ from rich.table import Table
 from featurestore.online import RedisStateStore
 from featurestore.redis_client import connect
 from stream.topics import create_topics
-from tidegate import processes
+from tidegate import offline, processes
 from tidegate.doctor import examine
 from tidegate.loading import load
 from tidegate.settings import Settings
+from tidegate.trainer import trainer as run_trainer
 
-__all__ = ["api", "archiver", "doctor", "joiner", "state_app", "topics_app", "worker"]
+__all__ = [
+    "api",
+    "archiver",
+    "archiver_offline",
+    "doctor",
+    "joiner",
+    "monitor",
+    "state_app",
+    "topics_app",
+    "trainer",
+    "worker",
+]
 
 topics_app = typer.Typer(help="The pipeline's Kafka topics.", no_args_is_help=True)
 state_app = typer.Typer(help="The online state in Redis.", no_args_is_help=True)
@@ -48,6 +60,30 @@ def archiver(pipeline: PipelineOption = None) -> None:
     Example: tidegate archiver --pipeline examples/payments/pipeline.yaml
     """
     processes.archiver(_settings(pipeline), processes.stop_on_signals())
+
+
+def archiver_offline(pipeline: PipelineOption = None) -> None:
+    """Keep all verdicts and labels in the offline store (Delta Lake).
+
+    Example: TIDEGATE_OFFLINE_URL=/data/offline tidegate archiver-offline
+    """
+    offline.archiver_offline(_settings(pipeline), processes.stop_on_signals())
+
+
+def monitor(pipeline: PipelineOption = None) -> None:
+    """Watch verdicts and labels for drift. Several may run: one works, the others stand by.
+
+    Example: tidegate monitor --pipeline examples/payments/pipeline.yaml
+    """
+    processes.monitor(_settings(pipeline), processes.stop_on_signals())
+
+
+def trainer(pipeline: PipelineOption = None) -> None:
+    """Train models, let them prove themselves, promote and guard them. Several may run: one does the work.
+
+    Example: TIDEGATE_DATABASE_URL=postgresql://... tidegate trainer
+    """
+    run_trainer(_settings(pipeline), processes.stop_on_signals())
 
 
 def joiner(pipeline: PipelineOption = None) -> None:

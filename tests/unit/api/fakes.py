@@ -130,6 +130,19 @@ class FakeDryRunner:
         return self.answer
 
 
+class FakeDrift:
+    """Says what it is told to."""
+
+    def __init__(self) -> None:
+        self.report: bytes | None = None
+        self.error: Exception | None = None
+
+    def get(self) -> bytes | None:
+        if self.error is not None:
+            raise self.error
+        return self.report
+
+
 class World:
     """One application's fakes."""
 
@@ -143,6 +156,7 @@ class World:
         self.hot = MemoryHotVerdicts(self.clock)
         self.models = FakeModels()
         self.dry_runner = FakeDryRunner(verdict(2))
+        self.drift = FakeDrift()
         self.registry = CollectorRegistry()
         self.probes: dict[str, Callable[[], None]] = {"kafka": lambda: None, "redis": lambda: None}
         self.deps = ApiDeps(
@@ -154,6 +168,7 @@ class World:
             feed=self.feed,
             hot=self.hot,
             models=self.models,
+            drift=self.drift,
             dry_runner=self.dry_runner,
             registry=self.registry,
             probes=self.probes,

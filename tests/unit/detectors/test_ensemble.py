@@ -2,13 +2,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from detectors.ensemble import Ensemble, EnsembleOutput
+from detectors.stacking import DAY
 from domain.batch import Floats
 from domain.pipeline import Decision, DetectorSpec, EventSpec, Pipeline, Threshold, ValueFeature
 from lifecycle.evaluation import ranking
+from tests.unit.detectors.test_stacking import given, scripted
+from tests.unit.detectors.test_stacking import traffic as ranked_traffic
 
 NAMES = ("amount", "count", "ratio", "gap")
 HST = DetectorSpec(name="hst", kind="half_space_trees", params={"trees": 8, "height": 5, "window": 100})
@@ -128,7 +132,7 @@ def test_score_is_pure_and_says_what_step_will_say() -> None:
 def test_the_alert_budget_is_kept_on_stationary_traffic() -> None:
     defaults = [DetectorSpec(name=kind, kind=kind) for kind in ("half_space_trees", "isolation_forest")]
     # Bounded features: behind the min-max scale, unbounded ones drift until their extremes have been seen.
-    output = Ensemble(pipeline(*defaults)).step(np.random.default_rng(1).random((60_000, 4)))
+    output = Ensemble(pipeline(*defaults)).step(np.random.default_rng(1).random((40_000, 4)))
     for budget in (0.005, 0.05):
         assert (output.score[20_000:] >= 1.0 - budget).mean() == pytest.approx(budget, rel=0.15)
 
@@ -253,3 +257,22 @@ def test_foreign_snapshots_are_refused() -> None:
         Ensemble(pipeline(HST, digest="d2")).restore(blob)
     with pytest.raises(ValueError, match="truncated"):
         Ensemble(pipeline(HST)).restore(blob[:-3])
+
+
+def test_scores_keep_their_measure_while_weights_hardly_move() -> None:
+    """Nearly equal weights leave the window of past evidence as it is; far other ones let it fade."""
+    declared = msgspec.structs.replace(
+        pipeline(HST, FOREST), decision=Decision(combine="stacked", review=Threshold(budget=0.05))
+    )
+    ensemble = Ensemble(declared)
+    stacker = scripted([[0.55, 0.45], [0.9, 0.1]])
+    ensemble._stacker = stacker
+    ensemble.step(traffic(8_000))
+    held = len(ensemble._final)
+    assert held > 1_500
+    lesson = given(*ranked_traffic(3_000, [2.0, 2.0], seed=5))
+    ensemble.learn(lesson, DAY)
+    assert len(ensemble._final) == held
+    ensemble.learn(lesson, 2 * DAY)
+    assert len(ensemble._final) == 500
+    assert stacker.weights.tolist() == [0.9, 0.1]

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.ensemble import IsolationForest as Reference
 
 from detectors.arrays import Arrays, pack, unpack
 from detectors.forest import PackedForest, prepared
+from detectors.isolation_fit import isolation_trees
 from detectors.isolation_forest import IsolationForest
 from domain.batch import Floats
 
@@ -22,6 +25,11 @@ def traffic(n: int, seed: int) -> Floats:
     return x
 
 
+def trees_of(fitted: Reference) -> list[tuple[Any, Any]]:
+    """scikit-learn's own trees, as ours are given."""
+    return [(one.tree_, f) for one, f in zip(fitted.estimators_, fitted.estimators_features_, strict=True)]
+
+
 @pytest.mark.parametrize(
     ("rows", "trees", "samples", "max_features"),
     [(2000, 100, 256, 1.0), (500, 30, 100, 0.5), (40, 10, 40, 0.1), (3, 5, 2, 1.0), (1, 3, 1, 1.0)],
@@ -33,7 +41,9 @@ def test_scores_have_scikit_learns_bits(rows: int, trees: int, samples: int, max
     fitted = Reference(
         n_estimators=trees, max_samples=samples, max_features=max_features, random_state=3
     ).fit(filled)
-    forest = PackedForest.packed(fitted, medians)
+    ours = isolation_trees(filled, trees=trees, samples=samples, max_features=max_features, seed=3)
+    forest = PackedForest.packed(list(ours), samples, medians)
+    assert forest.digest == PackedForest.packed(trees_of(fitted), samples, medians).digest
     # The rows it was fitted on lie exactly on thresholds more often than others.
     for other in (x, traffic(701, 2), np.array([[np.inf, -np.inf, 1e308, -1e31, 0.0, -0.0]])):
         expected = -fitted.score_samples(prepared(other, medians))
@@ -44,7 +54,7 @@ def test_scores_have_scikit_learns_bits(rows: int, trees: int, samples: int, max
 def test_thresholds_between_floats_decide_as_scikit_learn_does() -> None:
     x = np.repeat(np.array([[1000.0], [np.nextafter(np.float32(1000.0), np.float32(2000.0))]]), [30, 10], 0)
     fitted = Reference(n_estimators=50, max_samples=40, random_state=0).fit(x.astype(np.float32))
-    forest = PackedForest.packed(fitted, np.zeros(1))
+    forest = PackedForest.packed(trees_of(fitted), 40, np.zeros(1))
     assert forest.score(x).tobytes() == (-fitted.score_samples(x)).tobytes()
     assert len(np.unique(forest.score(x))) == 2
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -64,6 +66,23 @@ def test_labels_without_value_or_vector_are_left_out() -> None:
     assert lesson.row == 0
     assert len(lesson.examples) == 100 - 2 - 1
     assert not np.isnan(lesson.examples.y).any()
+
+
+def test_scores_of_the_pipelines_own_detectors_are_kept_where_another_model_decided() -> None:
+    given = replace(examples(10), y=np.ones(10))
+    led = replace(given, own=given.score / 2.0)
+    lessons = Lessons(2, 1)
+    lessons.note(given.rows(0, 4))
+    plain = pack(lessons.snapshot())
+    assert "own" not in unpack(plain).arrays
+    lessons.note(replace(given, own=given.score).rows(4, 5))
+    assert "own" not in lessons.snapshot().arrays
+    lessons.note(led.rows(5, 10))
+    again = Lessons(2, 1)
+    again.restore(unpack(pack(lessons.snapshot())))
+    [lesson] = again.plan(np.array([0, EVERY]), np.zeros(2, dtype=np.int64), None)
+    assert lesson.examples.own is not None
+    assert lesson.examples.own.tolist() == [*given.score[:5], *(given.score[5:] / 2.0)]
 
 
 def test_too_many_are_taught_at_once_and_in_order() -> None:

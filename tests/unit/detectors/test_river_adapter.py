@@ -66,7 +66,7 @@ class Moody:
 
 def test_a_row_that_fails_is_left_out_and_the_stream_goes_on() -> None:
     detector = RiverDetector(NAMES, seed=1, model="anomaly.OneClassSVM", warm_up=0)
-    detector._model = Moody()
+    detector._river.model = Moody()
     scores = detector.step(np.array([[0.5, 0.0], [0.05, 0.0], [0.95, 0.0], [0.6, 0.0]]))
     assert scores.tolist() == pytest.approx([0.5, np.nan, 0.95, 0.6], nan_ok=True)
     assert detector.last_failure == "KeyError"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
@@ -90,6 +92,41 @@ def test_a_restored_stacker_goes_on_with_the_same_bits() -> None:
         Stacker([False], seed=1).restore(original.snapshot())
 
 
+class Scripted(Stacker):
+    """Fits what it is told to."""
+
+    script: list[list[float]]
+
+    def _fit(self) -> Floats:
+        return np.array(self.script.pop(0))
+
+
+def scripted(script: list[list[float]]) -> Scripted:
+    stacker = Scripted([True, True], seed=1)
+    stacker.script = script
+    return stacker
+
+
+def test_only_far_other_weights_are_other_weights() -> None:
+    # from 0.5 and 0.5: near, near, far of what was last called far, though each step is near; back; the same again
+    script = [[0.55, 0.45], [0.45, 0.55], [0.38, 0.62], [0.3, 0.7], [0.5, 0.5], [0.5, 0.5]]
+    stacker = scripted(script)
+    lesson = given(*traffic(3_000, [2.0, 2.0], seed=5))
+    said = []
+    for day in range(6):
+        if day == 4:
+            successor = scripted(script)
+            successor.restore(unpack(pack(stacker.snapshot())))
+            stacker = successor
+        said.append(stacker.learn(lesson, now=day * DAY))
+    assert said == [False, False, True, False, True, False]
+    assert stacker.weights.tolist() == [0.5, 0.5]
+    # a beginner without members that learned from labels weighs all alike
+    even = Scripted([False, False], seed=1)
+    even.script = [[0.5, 0.5], [1.0, 0.0]]
+    assert [even.learn(lesson, now=day * DAY) for day in range(2)] == [False, True]
+
+
 def test_probabilities_are_shares() -> None:
     rng = np.random.default_rng(11)
     calibrator = Calibrator(seed=1)
@@ -107,6 +144,17 @@ def test_probabilities_are_shares() -> None:
     copy.restore(unpack(pack(calibrator.snapshot())))
     assert copy.probability(at).tobytes() == said.tobytes()
     assert copy.version == calibrator.version
+
+
+def test_probabilities_of_the_own_detectors_come_from_their_own_scores() -> None:
+    """Also while another model decides, whose scores would mean something else."""
+    rng = np.random.default_rng(11)
+    own = rng.random(20_000)
+    y = (rng.random(20_000) < 0.2 * own**4).astype(np.float64)
+    alone, led = Calibrator(seed=1), Calibrator(seed=1)
+    alone.learn(given(np.zeros((20_000, 1)), y, own), now=DAY)
+    led.learn(replace(given(np.zeros((20_000, 1)), y, rng.random(20_000)), own=own), now=DAY)
+    assert led.version == alone.version != "unfitted"
 
 
 def test_two_labels_at_the_top_are_no_certainty() -> None:

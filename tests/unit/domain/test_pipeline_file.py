@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from domain.durations import format_duration, parse_duration
 from domain.errors import PipelineInvalid, Problem, ServiceMissing
-from domain.pipeline import Aggregate, AggregateFeature, Cost, FieldType, Threshold, ValueFeature
+from domain.pipeline import Aggregate, AggregateFeature, Cost, FieldType, Guards, Threshold, ValueFeature
 from domain.pipeline_features import _suggest_hop
 from domain.pipeline_file import json_schema, load_pipeline, parse_pipeline
 from tests.unit.domain.samples import EXAMPLES, PAYMENTS, payments
@@ -102,6 +102,18 @@ def test_the_digest_covers_every_part_and_nothing_else() -> None:
 def test_each_kind_of_threshold_arrives(text: str, expected: Threshold) -> None:
     changed = change("{budget: 0.01}", text)
     assert parse_pipeline(changed, "p.yaml").decision.review == expected
+    schema = jsonschema.Draft202012Validator(json_schema())
+    assert schema.is_valid(YAML(typ="safe").load(changed))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("{teach_per_entity: 2.5}", 2.5), ("{teach_per_entity: off}", None), ("{}", 4.0)],
+)
+def test_guards_are_on_unless_switched_off(text: str, expected: float | None) -> None:
+    assert parse_pipeline(PAYMENTS, "p.yaml").guards == Guards(teach_per_entity=4.0)
+    changed = change("decision:\n", f"guards: {text}\ndecision:\n")
+    assert parse_pipeline(changed, "p.yaml").guards.teach_per_entity == expected
     schema = jsonschema.Draft202012Validator(json_schema())
     assert schema.is_valid(YAML(typ="safe").load(changed))
 
@@ -270,7 +282,19 @@ X, HST = "a feature x instead of the last one", "one more key for the detector"
         ("{budget: 0.01}", "{budget: 0.01}\n  block: {budget: 0.01}", "decision.block", "not below"),
         ("decision:\n", "decision:\n  combine: staked\n", "decision.combine", "not a choice"),
         ("decision:\n", "rules: [rules.yaml]\ndecision:\n", "rules", "not built"),
-        ("decision:\n", "retraining: {}\ndecision:\n", "retraining", "not built"),
+        ("decision:\n", "guards: {teach: 4}\ndecision:\n", "guards.teach", "not a key"),
+        (
+            "decision:\n",
+            "guards: {teach_per_entity: 0.5}\ndecision:\n",
+            "guards.teach_per_entity",
+            "out of range",
+        ),
+        (
+            "decision:\n",
+            "guards: {teach_per_entity: often}\ndecision:\n",
+            "guards.teach_per_entity",
+            "must be a number",
+        ),
         ("version: 2", "version: 2\nversion: 3", "version", "stands here again"),
         ("version: 2", "version: !!python/object:os.system 2", "version", "tag"),
         ("{budget: 0.01}", "{<<: {budget: 0.01}}", "decision.review", "merge"),
@@ -454,6 +478,7 @@ def test_no_damaged_file_raises_anything_else(data: st.DataObject) -> None:
         lambda d: d["decision"]["review"].update(precision=0.9),
         lambda d: d["decision"].update(review={"capacity": "100/w"}),
         lambda d: d["decision"].update(review={"cost": {"missed": "amount"}}),
+        lambda d: d.update(guards={"teach_per_entity": 0}),
         lambda d: d.update(rules=[]),
     ],
 )

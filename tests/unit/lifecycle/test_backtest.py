@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from domain.batch import Floats
 from domain.clock import from_micros
-from domain.pipeline import Pipeline
+from domain.pipeline import DetectorSpec, Pipeline
 from domain.privacy import Protector
 from featurestore.tables import FeatureTables
 from lifecycle.backtest import BacktestPlan, BacktestRun, run_backtest
@@ -126,8 +127,9 @@ def test_without_training_detectors_warm_up_and_nothing_is_left_out(
 
 
 def test_partitions_keep_each_accounts_features(pipeline: Pipeline, events: Path, tmp_path: Path) -> None:
-    go(pipeline, events, tmp_path / "one.parquet", BacktestPlan())
-    go(pipeline, events, tmp_path / "three.parquet", BacktestPlan(), partitions=3)
+    lean = msgspec.structs.replace(pipeline, detectors=(DetectorSpec(name="hst", kind="half_space_trees"),))
+    go(lean, events, tmp_path / "one.parquet", BacktestPlan())
+    go(lean, events, tmp_path / "three.parquet", BacktestPlan(), partitions=3)
     columns = ["row", "f_account_count_1d", "f_account_mean_7d", "f_account_merchants_7d"]
     one, three = (
         pq.read_table(tmp_path / f"{name}.parquet", columns=columns).sort_by("row")
@@ -189,10 +191,17 @@ def test_the_command_measures_against_a_dummy_and_the_best_feature(
     apart = invoke(*common, "--out", str(tmp_path / "b.parquet"), "--labels", str(labels), "--json")
     assert json.loads(apart.stdout)["metrics"] == metrics
 
+    card = tmp_path / "card.md"
     shown = invoke(
-        *common, "--out", str(tmp_path / "a.parquet"), "--labels", str(events), "--group-by", "country"
+        *(*common, "--out", str(tmp_path / "a.parquet"), "--labels", str(events)),
+        *("--group-by", "country", "--card", str(card)),
     )
     assert shown.exit_code == 0
+    told = card.read_text(encoding="utf-8")
+    assert f"| average precision | {metrics['score']['average_precision']:.3f} (" in told
+    assert "By `country`" in told
+    assert "(card-precision-recall.svg)" in told
+    assert (tmp_path / "card-precision-recall.svg").is_file()
     assert "By country" in shown.stdout
     assert "best single feature" in shown.stdout
 
@@ -203,6 +212,8 @@ def test_the_command_names_what_is_wrong(events: Path, tmp_path: Path) -> None:
         (["--events", str(tmp_path / "absent.csv")], "no file"),
         (["--events", str(events), "--train-until", "tomorrow"], "--train-until"),
         (["--events", str(events), "--label-delay", "soon"], "--label-delay"),
+        (["--events", str(events), "--card", str(tmp_path / "card.html")], "no Markdown file"),
+        (["--events", str(events), "--card", str(tmp_path / "absent" / "card.md")], "no folder"),
         (["--events", str(events), "--labels", str(events), "--label-column", "nope"], "no column 'nope'"),
     ):
         outcome = invoke("--pipeline", str(PAYMENTS), "--out", str(out), *arguments)

@@ -228,7 +228,7 @@ def test_entities_that_leave_memory_come_back_as_they_were(
         tables.mark_clean(0)
         applied = after
         assert tables.entities <= limits.get("max_entities", 41)
-        assert tables.held_bytes <= limits.get("state_bytes", 2**20)
+        assert tables.arena_bytes <= limits.get("state_bytes", 2**20)
     assert reloaded > 500
     assert same(np.concatenate(features), whole.features)
 
@@ -243,7 +243,8 @@ def test_rebuilding_and_relearning_is_as_good_as_having_been_there(
         fresh = whole.first_offset[at:stop] < 0
         decisions = whole.decision[at:stop].astype(np.int64)
         scorer.rebuild(cut(batch, at, stop), whole.score[at:stop], decisions, ~fresh)
-        again = scorer.relearn(whole.features[at:stop][fresh], batch.times[at:stop][fresh])
+        keys = [batch.entities[pipeline.event.key][row] for row in (np.flatnonzero(fresh) + at).tolist()]
+        again = scorer.relearn(whole.features[at:stop][fresh], batch.times[at:stop][fresh], keys)
         assert same(again, whole.score[at:stop][fresh])
     rest = scorer.process(cut(batch, half, ROWS))
     for name in ("features", "raw", "ranks", "score"):

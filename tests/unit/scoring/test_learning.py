@@ -114,7 +114,8 @@ def test_relearning_from_verdicts_and_labels_is_as_good_as_having_been_there(
         rows = np.arange(stop - at)
         told = one.labels_offset[at:stop] - counted
         lessons = successor.plan_lessons(batch.times[at:stop], rows, told, due)
-        again = successor.relearn(one.features[at:stop], batch.times[at:stop], lessons)
+        keys = batch.entities[pipeline.event.key][at:stop]
+        again = successor.relearn(one.features[at:stop], batch.times[at:stop], keys, lessons)
         assert again.tobytes() == one.score[at:stop].tobytes()
         at, counted = stop, upto
     assert successor.snapshot() == original.snapshot()

@@ -102,8 +102,15 @@ def test_captured_state_says_how_far_memory_was(pipeline: Pipeline) -> None:
     assert flush.applied.verdict_position == snapshot.verdict_position == 7
     assert snapshot.next_offset == 10
     assert flush.blobs
-    task.next_offset, task.applied, task.snapshot_offset = 10, flush.applied, 10
+    task.next_offset, task.snapshot_offset = 10, 10
     assert not task.ahead
+    was_writable = task.writable
+    assert not was_writable, "what was captured may have been lost with its transaction"
+    with pytest.raises(RuntimeError, match="captured before"):
+        task.capture_flush()
+    task.flushed(flush)
+    assert task.writable
+    assert task.applied == flush.applied
     assert task.behind == 0
     assert task.capture_flush() is None
     assert task.capture_snapshot() is None

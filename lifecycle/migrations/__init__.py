@@ -1,0 +1,1 @@
+"""Alembic migrations of the database of models; :mod:`lifecycle.database` runs them."""
