@@ -293,7 +293,7 @@ class _Lead:
 
     def _letter(self, message: Any, why: EventRejected) -> Record:
         key, value, headers = dead_letter(message, why)
-        return self._topics.raw_label_dead_letters, message.partition(), key, value, headers
+        return self._topics.raw_label_dead_letters, -1, key, value, headers
 
     def _report(self) -> None:
         metrics, oldest = self._parts.metrics, self._joining.oldest

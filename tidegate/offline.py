@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Collection
 
 import structlog
 from prometheus_client import CollectorRegistry, start_http_server
@@ -12,6 +13,7 @@ from domain.clock import SystemClock
 from domain.pipeline import Pipeline
 from featurestore.offline import OfflineStore
 from featurestore.offline_upkeep import Housekeeper, UpkeepMetrics, UpkeepSettings
+from featurestore.verdict_finder import VerdictFinder
 from stream.archiver_offline import (
     OfflineArchiverMetrics,
     OfflineArchiverSettings,
@@ -21,7 +23,7 @@ from stream.quality import QualityMetrics, QualityReporter
 from tidegate.loading import load
 from tidegate.settings import Settings
 
-__all__ = ["archiver_offline", "offline_store", "upkeep_settings"]
+__all__ = ["ArchivedVerdicts", "archiver_offline", "offline_store", "upkeep_settings"]
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +38,20 @@ def offline_store(settings: Settings, pipeline: Pipeline) -> OfflineStore:
     """The pipeline's offline store; nothing is opened or created yet."""
     url = settings.offline_url or str(settings.state_dir.expanduser() / "offline")
     return OfflineStore(url, pipeline, options=settings.offline_options)
+
+
+class ArchivedVerdicts:
+    """A finder of verdicts: in the offline store, or where nobody fills one, by ``otherwise``."""
+
+    def __init__(self, store: OfflineStore, otherwise: VerdictFinder) -> None:
+        self._store = store
+        self._otherwise = otherwise
+
+    def find(self, ids: Collection[str]) -> dict[str, bytes]:
+        """JSON of the verdicts on ``ids``, of those that are there. Raises Retriable."""
+        if self._store.verdicts.snapshot() is None:
+            return self._otherwise.find(ids)
+        return self._store.find(ids)
 
 
 def upkeep_settings(settings: Settings) -> UpkeepSettings:

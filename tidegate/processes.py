@@ -51,7 +51,7 @@ from stream.worker import WorkerConfig, WorkerParts, run_worker
 from stream.worker_metrics import WorkerMetrics
 from tidegate.loading import load
 from tidegate.model_registry import RegistryWhenNeeded
-from tidegate.offline import offline_store
+from tidegate.offline import ArchivedVerdicts, offline_store
 from tidegate.settings import Settings
 from tidegate.version import CODE_VERSION
 from tidegate.warm import warm_up
@@ -206,7 +206,9 @@ def joiner(settings: Settings, stop: threading.Event) -> None:
             pipeline=pipeline,
             codec=RawLabelCodec(pipeline, settings.protector()),
             near=_hot(settings, pipeline),
-            far=TopicVerdictFinder(settings.kafka(), pipeline.name),
+            far=ArchivedVerdicts(
+                offline_store(settings, pipeline), TopicVerdictFinder(settings.kafka(), pipeline.name)
+            ),
             clock=SystemClock(),
             metrics=JoinerMetrics(registry),
         ),

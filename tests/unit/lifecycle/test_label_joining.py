@@ -308,7 +308,7 @@ def test_the_room_is_bounded_and_who_was_not_searched_for_stays() -> None:
     for n in range(15):
         world.say(label(f"e{n:02}", 1), now=NOW + n)
     world.search({}, NOW + 20)
-    world.say(*(label(f"f{n:02}", 1) for n in range(10)), now=NOW + 30)
+    world.say(*(label(f"f{n:02}", 1) for n in range(10)), now=NOW - 30)
     assert world.joining.full
     made = world.joining.make_room()
     world.write(made)
