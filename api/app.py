@@ -13,7 +13,7 @@ from api.convergence import ConvergenceWatch
 from api.deps import ApiDeps
 from api.guard import Guard
 from api.metrics import ApiMetrics
-from api.routes import audit, health, live, model_changes, models, score, verdicts
+from api.routes import audit, health, labels, live, model_changes, models, score, verdicts
 
 __all__ = ["create_app"]
 
@@ -50,6 +50,7 @@ def create_app(deps: ApiDeps) -> FastAPI:
     app.state.streams = streams
     problems.install(app)
     app.include_router(score.router(deps, metrics))
+    app.include_router(labels.router(deps, metrics))
     app.include_router(live.router(deps, metrics, streams))
     app.include_router(verdicts.router(deps))
     app.include_router(models.router(deps))

@@ -16,8 +16,14 @@ _CLOSE = {"Connection": "close"}
 """The rest of such a body is unread, so the connection is of no further use."""
 
 
-async def read_json_body(request: Request, limit: int, seconds: float) -> bytes:
-    """The body, at most ``limit`` bytes, arriving within ``seconds``.
+async def read_json_body(
+    request: Request,
+    limit: int,
+    seconds: float,
+    *,
+    smaller: str = "send less per event, or raise event.max_bytes in the pipeline file",
+) -> bytes:
+    """The body, at most ``limit`` bytes, arriving within ``seconds``; ``smaller`` says how to keep to the limit.
 
     Counted as it arrives, so a chunked body without a length is bounded too. Raises ProblemError with status
     408, 413 or 415.
@@ -31,18 +37,18 @@ async def read_json_body(request: Request, limit: int, seconds: float) -> bytes:
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise ProblemError(
             415, "compressed", "compressed bodies are not taken",
-            remedy="send the event as it is, without Content-Encoding", headers=_CLOSE,
+            remedy="send the body as it is, without Content-Encoding", headers=_CLOSE,
         )  # fmt: skip
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
-        raise _too_large(limit)
+        raise _too_large(limit, smaller)
     chunks, size = [], 0
     try:
         async with asyncio.timeout(seconds):
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > limit:
-                    raise _too_large(limit)
+                    raise _too_large(limit, smaller)
                 chunks.append(chunk)
     except TimeoutError:
         raise ProblemError(
@@ -53,12 +59,12 @@ async def read_json_body(request: Request, limit: int, seconds: float) -> bytes:
     return b"".join(chunks)
 
 
-def _too_large(limit: int) -> ProblemError:
+def _too_large(limit: int, remedy: str) -> ProblemError:
     return ProblemError(
         413,
         "event-rejected",
         f"the body is larger than {limit:,} bytes",
-        remedy="send less per event, or raise event.max_bytes in the pipeline file",
+        remedy=remedy,
         headers=_CLOSE,
         reason=Reject.TOO_LARGE.value,
         field=None,

@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 
-from api.ports import DryRunner, HotVerdicts, ModelRegistry, ModelsView, Probe, ScoreGateway, VerdictFeed
+from api.ports import (
+    DryRunner,
+    HotVerdicts,
+    LabelSink,
+    ModelRegistry,
+    ModelsView,
+    Probe,
+    ScoreGateway,
+    VerdictFeed,
+)
 from domain.clock import Clock, SystemClock
 from domain.codec import EventCodec
 from domain.pipeline import Pipeline
@@ -57,6 +66,7 @@ class ApiDeps:
     codec: EventCodec
     protector: Protector
     gateway: ScoreGateway
+    labels: LabelSink
     feed: VerdictFeed
     hot: HotVerdicts
     models: ModelsView

@@ -30,6 +30,12 @@ class ApiMetrics:
             ["outcome"],
             registry=registry,
         )
+        self.labels = Counter(
+            "tidegate_api_labels",
+            "Labels taken (accepted) and requests refused (a reason code) by POST /v1/labels",
+            ["outcome"],
+            registry=registry,
+        )
         self.streams = Gauge("tidegate_api_streams", "Open live streams", registry=registry)
         self.dropped = Counter(
             "tidegate_api_stream_dropped", "Verdicts that slow watchers lost", registry=registry

@@ -12,6 +12,7 @@ from api.ports import WorkerReport
 from api.problems import PROBLEM_SCHEMA
 from domain.codec import json_schema_of_event
 from domain.pipeline import Field, FieldType, Pipeline
+from domain.raw_label import json_schema_of_label
 from domain.verdict import Verdict
 from lifecycle.audit import AuditRecord
 from lifecycle.registry import ModelRecord, RegistryState
@@ -44,7 +45,9 @@ def _document(app: FastAPI, pipeline: Pipeline) -> dict[str, Any]:
     event["examples"] = [example_event(pipeline)]
     records["Verdict"]["examples"] = [_example_verdict(pipeline)]
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    schemas |= {**records, "Event": event, "Problem": PROBLEM_SCHEMA}
+    label = json_schema_of_label(pipeline)
+    label["examples"] = [example_label(pipeline)]
+    schemas |= {**records, "Event": event, "Label": label, "Problem": PROBLEM_SCHEMA}
     # FastAPI describes its own form of 422, which never leaves this server
     for operations in document["paths"].values():
         for operation in operations.values():
@@ -58,6 +61,12 @@ def _document(app: FastAPI, pipeline: Pipeline) -> dict[str, Any]:
 def example_event(pipeline: Pipeline) -> dict[str, Any]:
     """An event that the pipeline's schema accepts."""
     return {field.source: _example(field) for field in pipeline.event.fields}
+
+
+def example_label(pipeline: Pipeline) -> dict[str, Any]:
+    """A label that the pipeline's sources may give."""
+    id_ = _example(pipeline.event.field(pipeline.event.id))
+    return {"id": id_, "label": 1, "source": (*pipeline.label_sources, "chargeback")[0]}
 
 
 def _example(field: Field) -> Any:

@@ -18,6 +18,7 @@ __all__ = [
     "DryRunner",
     "FeedEntry",
     "HotVerdicts",
+    "LabelSink",
     "ModelRegistry",
     "ModelsView",
     "Probe",
@@ -39,6 +40,17 @@ class ScoreGateway(Protocol):
         """The committed verdict's JSON; None: the event is written, the verdict not there in time.
 
         Raises EventRejected when the worker refused the event, Retriable when it could not be written.
+        """
+        ...
+
+
+class LabelSink(Protocol):
+    """Writes raw labels."""
+
+    async def write(self, records: Sequence[tuple[bytes, bytes]], deadline_s: float) -> None:
+        """Returns when all (key, value) ``records`` are safely in the topic ``labels``.
+
+        Raises Retriable when that is not known for all of them in time; writing them again is harmless.
         """
         ...
 

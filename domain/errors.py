@@ -153,6 +153,10 @@ class Reject(StrEnum):
     NOT_ALLOWED = "not_allowed"
     BAD_TEXT = "bad_text"
     WRONG_KEY = "wrong_key"
+    UNKNOWN_SOURCE = "unknown_source"
+    NO_VERDICT = "no_verdict"
+    OTHER_EVENT = "other_event"
+    INCOMPLETE_VERDICT = "incomplete_verdict"
 
 
 class EventRejected(TidegateError):

@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from domain.pipeline_labels import ORPHANS_WAIT, LabelsSpec
+
 __all__ = [
     "COMBINERS",
     "LABELLED_KINDS",
@@ -245,7 +247,11 @@ class Guards(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole declaration. ``digest`` is the SHA-256 (hex) of its canonical JSON without the digest."""
+    """The whole declaration.
+
+    ``digest`` is the SHA-256 (hex) of its canonical JSON without the digest and ``labels``, which says who is believed
+    and changes no verdict by itself.
+    """
 
     name: str
     version: int
@@ -256,6 +262,7 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
     guards: Guards = Guards()
     seed: int = 0
     digest: str = ""
+    labels: LabelsSpec | None = None
 
     @property
     def entities(self) -> tuple[str, ...]:
@@ -290,6 +297,16 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
     def follows_labels(self) -> bool:
         """Whether ``labels.joined`` has to be followed, for features or for what learns."""
         return self.label_fed or self.learns
+
+    @property
+    def label_sources(self) -> tuple[str, ...]:
+        """Who may say what events turned out to be, earlier ones believed first; empty: anybody, the latest word."""
+        return () if self.labels is None else self.labels.sources
+
+    @property
+    def orphans_wait(self) -> int:
+        """How long a label waits for its event's verdict, microseconds."""
+        return ORPHANS_WAIT if self.labels is None else self.labels.orphans_wait
 
     def topic(self, name: str) -> str:
         """The full name of one of the pipeline's topics, for example ``payments.events``."""

@@ -17,6 +17,7 @@ from domain.pipeline_decision import Kinds, read_decision, read_detectors
 from domain.pipeline_event import read_event
 from domain.pipeline_features import CheckExpression, read_features
 from domain.pipeline_guards import read_guards
+from domain.pipeline_labels import read_labels
 from domain.pipeline_reader import Report, Section
 from domain.pipeline_schema import json_schema
 from domain.pipeline_yaml import MAX_FILE_BYTES, read_yaml
@@ -24,12 +25,11 @@ from domain.pipeline_yaml import MAX_FILE_BYTES, read_yaml
 __all__ = ["digest_of", "json_schema", "load_pipeline", "parse_pipeline"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-_KEYS = ("pipeline", "version", "seed", "event", "features", "detectors", "decision", "guards")
+_KEYS = ("pipeline", "version", "seed", "event", "features", "detectors", "decision", "guards", "labels")
 _NOT_BUILT = {
     "rules": "Remove it; decide with detectors and budgets until rules are there.",
     "lists": "Remove it; decide with detectors and budgets until lists are there.",
     "retraining": "Remove it; use `tidegate backtest --retrain-every` until retraining is there.",
-    "labels": "Remove it; give labels to `tidegate backtest --labels` until label topics are there.",
 }
 
 
@@ -83,8 +83,9 @@ def parse_pipeline(
 
 
 def digest_of(pipeline: Pipeline) -> str:
-    """SHA-256 (hex) of the canonical JSON of the declaration, its digest left empty."""
-    bare = msgspec.structs.replace(pipeline, digest="")
+    """SHA-256 (hex) of the canonical JSON of the declaration, its digest left empty, without ``labels``."""
+    bare = msgspec.to_builtins(msgspec.structs.replace(pipeline, digest=""), str_keys=True)
+    del bare["labels"]
     return hashlib.sha256(msgspec.json.encode(bare, order="sorted")).hexdigest()
 
 
@@ -105,6 +106,7 @@ def _read(top: Section, kinds: Kinds | None, check: CheckExpression | None) -> P
     detectors = read_detectors(top, declared, kinds)
     decision = read_decision(top, declared)
     guards = read_guards(top)
+    labels = read_labels(top)
     if name is None or event is None:
         return None
     return Pipeline(
@@ -116,4 +118,5 @@ def _read(top: Section, kinds: Kinds | None, check: CheckExpression | None) -> P
         decision=decision,
         guards=guards,
         seed=seed,
+        labels=labels,
     )

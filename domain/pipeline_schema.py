@@ -13,6 +13,7 @@ import msgspec
 
 from domain.pipeline import COMBINERS, Aggregate, FieldType, LatePolicy, UnknownFields
 from domain.pipeline_guards import MOST_TIMES
+from domain.pipeline_labels import MAX_SOURCE, MAX_SOURCES
 from domain.pipeline_threshold import MAX_PER_DAY, PER_DAY
 
 __all__ = ["json_schema"]
@@ -104,6 +105,21 @@ def json_schema(kinds: Mapping[str, type[msgspec.Struct]] | None = None) -> dict
                         "default": 4,
                         "description": "how often a value of the key may teach the detectors: times the average",
                     }
+                },
+                "additionalProperties": False,
+            },
+            "labels": {
+                "type": "object",
+                "properties": {
+                    "sources": {
+                        "type": "array",
+                        "items": {"type": "string", "minLength": 1, "maxLength": MAX_SOURCE},
+                        "minItems": 1,
+                        "maxItems": MAX_SOURCES,
+                        "uniqueItems": True,
+                        "description": "who may say what events turned out to be; earlier ones are believed first",
+                    },
+                    "orphans_wait": _SPAN | {"default": "1d"},
                 },
                 "additionalProperties": False,
             },

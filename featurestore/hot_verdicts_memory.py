@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from domain.clock import Clock
 from domain.verdict import Verdict
@@ -41,6 +41,11 @@ class MemoryHotVerdicts:
         with self._lock:
             found = [r for r in self._records.values() if r.id == event_id and r.scored_at >= self._oldest()]
         return min(found, key=lambda r: (r.duplicate, r.scored_at, r.position)).raw if found else None
+
+    def find(self, ids: Collection[str]) -> dict[str, bytes]:
+        """What get answers for each of ``ids``."""
+        answers = {id_: self.get(id_) for id_ in ids}
+        return {id_: raw for id_, raw in answers.items() if raw is not None}
 
     def page(self, query: VerdictQuery) -> VerdictPage:
         """Matching verdicts, newest first. Raises BadCursorError."""

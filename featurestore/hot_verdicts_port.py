@@ -6,7 +6,7 @@ import base64
 import binascii
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -88,6 +88,10 @@ class HotVerdicts(Protocol):
 
     def get(self, event_id: str) -> bytes | None:
         """The verdict on an event as JSON: of several, the first not flagged as duplicate."""
+        ...
+
+    def find(self, ids: Collection[str]) -> dict[str, bytes]:
+        """What :meth:`get` answers for each of ``ids``, without those that are not here."""
         ...
 
     def page(self, query: VerdictQuery) -> VerdictPage:

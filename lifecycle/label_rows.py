@@ -107,7 +107,7 @@ def find_columns(
 def read_label_file(
     path: Path,
     pipeline: Pipeline,
-    protector: Protector,
+    protector: Protector | None,
     columns: LabelColumns,
     *,
     now: int,
@@ -118,7 +118,8 @@ def read_label_file(
 
     Where the file has no column for it, every label became known at ``known_at`` (default ``now``; both UTC
     microseconds). No label may be known more than the pipeline's ``max_future`` after ``now``: the worker would
-    refuse it. Messages hold no value of the id, which may be sensitive. Raises Fatal naming row, column and remedy.
+    refuse it. Without a ``protector`` ids are as in the file, also sensitive ones. Messages hold no value of the id,
+    which may be sensitive. Raises Fatal naming row, column and remedy.
     """
     field = pipeline.event.field(pipeline.event.id)
     latest = now + pipeline.event.max_future
@@ -157,7 +158,7 @@ def read_label_file(
                         f"limit is {format_duration(pipeline.event.max_future)}.",
                         remedy="import a label when it is known; correct its time or zone (UTC where none is named).",
                     )
-            key = protector.protect(id_) if field.sensitive else id_
+            key = protector.protect(id_) if field.sensitive and protector is not None else id_
             told.setdefault(key, []).append(Told(when, label, row))
     for rows_of_one in told.values():
         if len(rows_of_one) > 1:

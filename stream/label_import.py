@@ -18,7 +18,7 @@ from confluent_kafka import Consumer
 from domain.errors import EventRejected, Fatal
 from domain.label_codec import JoinedLabel, LabelCodec
 from domain.pipeline import Pipeline
-from domain.verdict import Flag, ModelRole
+from lifecycle.heard_verdict import hear, said_of
 from lifecycle.label_import import ImportPlan, LabelledEvent, Present, decide, plan_import, records
 from lifecycle.label_rows import Told
 from stream.kafka import KafkaConnection
@@ -26,41 +26,19 @@ from stream.log_reading import committed_records, ends, reader_conf
 from stream.outbox import Fenced, Outbox, Outgoing, Record
 from stream.topics import Topics, partitions_of
 
-__all__ = ["LabelImporter", "LabelLogs", "preview"]
+__all__ = ["LabelImporter", "LabelLogs", "preview", "writer_id"]
 
 BATCH = 1_000
 """Changes per transaction: few enough that a failed one costs little, enough that commits do not dominate."""
 
 
-class _Score(msgspec.Struct, frozen=True, gc=False):
-    score: float | None = None
+def writer_id(pipeline: str) -> str:
+    """The transactional id of whoever writes ``labels.joined``: imports and the joiner lock each other out by it.
 
-
-class _Heard(msgspec.Struct, frozen=True, gc=False):
-    """The part of a verdict that labels need; decoding no more than that is several times as fast."""
-
-    id: str
-    event_time: int
-    entities: dict[str, str]
-    flags: list[str]
-    features: msgspec.Raw = msgspec.Raw(b"null")
-    detectors: msgspec.Raw = msgspec.Raw(b"null")
-    score: float | None = None
-    models: dict[str, _Score] | None = None
-
-
-class _Rank(msgspec.Struct, frozen=True, gc=False):
-    rank: float | None = None
-
-
-def _said(verdict: _Heard) -> bytes:
-    """What the verdict said, as JSON of :class:`domain.label_codec.Said`."""
-    said = msgspec.json.decode(verdict.detectors, type=dict[str, _Rank])
-    ranks = {name: one.rank for name, one in said.items()}
-    record: dict[str, Any] = {"features": verdict.features, "ranks": ranks, "score": verdict.score}
-    if verdict.models is not None:
-        record["own"] = verdict.models[ModelRole.OWN].score
-    return msgspec.json.encode(record)
+    Each of them says what held before, so there must be one at a time, and whoever begins reads what is there.
+    """
+    # not tidegate-<pipeline>-<...>: those are the workers', and a worker may have any name
+    return f"tidegate-{pipeline}.labels-import"
 
 
 class LabelLogs:
@@ -132,20 +110,19 @@ class LabelLogs:
         if not ids:
             return found, incomplete
         topic = self._topics.verdicts
-        decode = msgspec.json.Decoder(_Heard).decode
         texts: dict[str, str] = {}
         keys: dict[bytes | None, bytes | None] = {}
         for number, message in enumerate(self._records(topic), 1):
             if not number % BATCH:
                 progress(BATCH)
             try:
-                verdict = decode(message.value() or b"")
+                verdict = hear(message.value() or b"")
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise Fatal(
                     f"{topic} {message.partition()}:{message.offset()} is no verdict: {error}",
                     remedy="let nobody but the workers write there; delete that record",
                 ) from error
-            if verdict.id not in ids or Flag.DUPLICATE in verdict.flags:
+            if verdict.id not in ids or verdict.duplicate:
                 continue
             values = tuple(verdict.entities.get(name, "") for name in self._entities)
             if not all(values):
@@ -156,7 +133,7 @@ class LabelLogs:
                 tuple(texts.setdefault(value, value) for value in values),
                 message.partition(),
                 keys.setdefault(message.key(), message.key()),
-                _said(verdict) if self._learns else None,
+                said_of(verdict) if self._learns else None,
             )
             before = found.get(verdict.id)
             if before is None or (event.time, event.partition) < (before.time, before.partition):
@@ -207,8 +184,7 @@ class LabelImporter:
         self._encode = LabelCodec(pipeline).encode
         self._batch = batch
         self._logs = LabelLogs(kafka, pipeline)
-        # not tidegate-<pipeline>-<...>: those are the workers', and a worker may have any name
-        name = f"tidegate-{pipeline.name}.labels-import"
+        name = writer_id(pipeline.name)
         self._outbox = Outbox(kafka.transactional_producer(name, name), self._topics.verdicts, at)
         # only names a group to the transaction, in which no offsets are committed; it never reads
         self._member = Consumer(kafka.reader(name, f"{pipeline.name}.labels-import"))
@@ -233,8 +209,9 @@ class LabelImporter:
                 self._outbox.send(Outgoing(others=batch), [], self._member.consumer_group_metadata())
             except Fenced as error:
                 raise Fatal(
-                    f"another import of labels into {self._topics.labels_joined} has begun and locked this one out",
-                    remedy="let it finish; then run this again for what is left",
+                    f"another import of labels into {self._topics.labels_joined}, or the joiner, has begun and locked "
+                    "this one out",
+                    remedy="let the import finish; then run this again for what is left",
                 ) from error
             written(len(batch))
         return plan

@@ -104,6 +104,16 @@ class Topics:
         return f"{self.pipeline}.labels"
 
     @property
+    def raw_label_dead_letters(self) -> str:
+        """Records of ``labels`` that can not be read, or whose event was never found, with their reason."""
+        return f"{self.pipeline}.labels.dlq"
+
+    @property
+    def label_claims(self) -> str:
+        """What each source says of each event, and labels that wait for theirs; compacted, keyed by event id."""
+        return f"{self.pipeline}.labels.claims"
+
+    @property
     def labels_joined(self) -> str:
         """Labels with what is known of their event, in the event's partition."""
         return f"{self.pipeline}.labels.joined"
@@ -192,9 +202,10 @@ def _wanted(names: Topics, count: int, replication: int, replies: int) -> list[N
     # the largest event and our headers beside it
     letters = {"max.message.bytes": str(MAX_MESSAGE_BYTES + DEAD_LETTER_ROOM)}
     # the broker's clock decides what lies too far ahead, not a producer's
-    events = {**big, "message.timestamp.type": "LogAppendTime"}
+    arrived = {"message.timestamp.type": "LogAppendTime"}
+    events = {**big, **arrived}
     short = {"retention.ms": str(REPLY_RETENTION_MS), "segment.ms": str(REPLY_SEGMENT_MS)}
-    # never deleted by age: a forgotten entry would let its letter go twice
+    # never deleted by age: a forgotten entry would let its letter go twice, or a label wait in vain
     kept = {"cleanup.policy": "compact"}
     # what was in force once is soon cleaned away: a worker reads all that is there when it starts
     models = {**big, **kept, "segment.bytes": str(MODELS_SEGMENT_BYTES), "min.cleanable.dirty.ratio": "0.1"}
@@ -205,7 +216,10 @@ def _wanted(names: Topics, count: int, replication: int, replies: int) -> list[N
         (names.verdicts, count, {}),
         (names.alerts, count, {}),
         (names.replies, replies, short),
-        (names.labels, count, {}),
+        (names.labels, count, arrived),
+        (names.raw_label_dead_letters, count, letters),
+        # 32 waiting labels of 64 KB each, as base64
+        (names.label_claims, count, {**big, **kept}),
         (names.labels_joined, count, {}),
         (names.label_dead_letters, count, letters),
         (names.models, 1, models),
@@ -242,7 +256,7 @@ def _await_topics(admin: AdminClient, names: Topics) -> dict[str, int]:
     """Brokers learn of a topic a moment after the controller has made it; wait until ours all know."""
     needed = {
         names.events, names.dead_letters, names.redriven, names.verdicts, names.alerts, names.replies,
-        names.labels,
+        names.labels, names.raw_label_dead_letters, names.label_claims,
         names.labels_joined,
         names.label_dead_letters,
         names.models,

@@ -22,6 +22,7 @@ from domain.clock import SystemClock
 from domain.codec import EventCodec
 from domain.errors import StoreUnavailable
 from domain.pipeline import Pipeline
+from domain.raw_label import RawLabelCodec
 from featurestore.hot_verdicts import RedisHotVerdicts
 from featurestore.hot_verdicts_port import HotLimits
 from featurestore.online import RedisStateStore
@@ -35,9 +36,13 @@ from scoring.verdicts import VerdictEncoder
 from stream.archiver import ArchiverMetrics, run_archiver
 from stream.feed import KafkaVerdictFeed
 from stream.gateway import KafkaScoreGateway
+from stream.joiner_metrics import JoinerMetrics
+from stream.label_gateway import KafkaLabelSink
+from stream.label_joiner import JoinerParts, run_joiner
 from stream.models_follower import ModelsFollower
 from stream.models_topic import publish
 from stream.topics import Topics, partition_of, partitions_of
+from stream.verdict_scan import TopicVerdictFinder
 from stream.worker import WorkerConfig, WorkerParts, run_worker
 from stream.worker_metrics import WorkerMetrics
 from tidegate.loading import load
@@ -46,7 +51,7 @@ from tidegate.settings import Settings
 from tidegate.version import CODE_VERSION
 from tidegate.warm import warm_up
 
-__all__ = ["api", "archiver", "stop_on_signals", "worker"]
+__all__ = ["api", "archiver", "joiner", "stop_on_signals", "worker"]
 
 log = structlog.get_logger(__name__)
 
@@ -164,6 +169,27 @@ def archiver(settings: Settings, stop: threading.Event) -> None:
     )
 
 
+def joiner(settings: Settings, stop: threading.Event) -> None:
+    """Join labels to their events until ``stop`` is set."""
+    pipeline = load(settings.pipeline)
+    registry = CollectorRegistry()
+    if settings.metrics_port:
+        start_http_server(settings.metrics_port, settings.metrics_host, registry)
+    log.info("joiner starts", pipeline=pipeline.name)
+    run_joiner(
+        JoinerParts(
+            kafka=settings.kafka(),
+            pipeline=pipeline,
+            codec=RawLabelCodec(pipeline, settings.protector()),
+            near=_hot(settings, pipeline),
+            far=TopicVerdictFinder(settings.kafka(), pipeline.name),
+            clock=SystemClock(),
+            metrics=JoinerMetrics(registry),
+        ),
+        stop,
+    )
+
+
 def api(settings: Settings, stop: threading.Event) -> None:
     """Serve HTTP until ``stop`` is set."""
     pipeline = load(settings.pipeline)
@@ -176,14 +202,17 @@ def api(settings: Settings, stop: threading.Event) -> None:
     gateway = KafkaScoreGateway(conf, pipeline.name, f"{settings.worker_id}:{settings.api_port}")
     feed = KafkaVerdictFeed(conf, pipeline.name)
     models = _follower(settings, pipeline, f"tidegate-api-{settings.worker_id}-models")
+    labels = KafkaLabelSink(conf, pipeline.name)
     hot = _hot(settings, pipeline)
     registry = RegistryWhenNeeded(settings.database(), pipeline.name, SystemClock())
 
     async def start() -> None:
         await gateway.start()
         await feed.start()
+        await labels.start()
 
     async def close() -> None:
+        await labels.close()
         await feed.close()
         await gateway.close()
         models.close()
@@ -194,6 +223,7 @@ def api(settings: Settings, stop: threading.Event) -> None:
         codec=codec,
         protector=protector,
         gateway=gateway,
+        labels=labels,
         feed=feed,
         hot=hot,
         models=_ReportedModels(WorkerReports(client, pipeline.name)),

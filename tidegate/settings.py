@@ -69,7 +69,9 @@ class Settings(BaseSettings):
         default="127.0.0.1", description="Address of the API; loopback, as it has no authentication yet."
     )
     api_port: int = Field(default=8080, ge=0, le=65535)
-    metrics_host: str = Field(default="127.0.0.1", description="Address of /metrics of worker and archiver.")
+    metrics_host: str = Field(
+        default="127.0.0.1", description="Address of /metrics of worker, archiver and joiner."
+    )
     metrics_port: int = Field(default=0, ge=0, le=65535, description="0: no metrics server.")
     max_batch: int = Field(default=1000, ge=1, le=20_000, description="Most events in one transaction.")
     max_entities: int = Field(

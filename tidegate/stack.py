@@ -110,7 +110,7 @@ class Stack:
                 # beside the broker's data: the topic of models and the registry count the same epochs
                 "TIDEGATE_DATABASE_URL": self.database_url,
             }
-            for name in ("worker", "archiver", "api"):
+            for name in ("worker", "archiver", "joiner", "api"):
                 port = config.api_port if name == "api" else 0
                 process = _Process(name, config.directory / name, environment, port)
                 self._processes.append(self._exit.enter_context(process))

@@ -74,6 +74,20 @@ class CheckHotVerdicts:
         assert store.page(VerdictQuery()).verdicts == [raw]
         assert store.get("e8") is None
 
+    def test_finds_many_at_once_as_it_finds_each(self, make: Make, clock: ManualClock) -> None:
+        store = make(HotLimits(age=20_000_000))
+        store.put_many([verdict(i) for i in range(700)])
+        store.put_many(
+            [verdict(900, id="e7", flags=[Flag.DUPLICATE]), verdict(901, id="x", scored_at=NOW - 1)]
+        )
+        wanted = [f"e{i}" for i in range(800)]
+        found = store.find([*wanted, "x", "never"])
+        assert found == {id_: raw for id_ in [*wanted, "x"] if (raw := store.get(id_)) is not None}
+        assert len(found) == 701
+        assert store.find([]) == {}
+        clock.advance(20)
+        assert store.find(["e7", "x"]) == {"e7": store.get("e7")}
+
     def test_nothing_is_fine(self, make: Make) -> None:
         store = make(HotLimits())
         store.put_many([])

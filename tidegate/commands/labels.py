@@ -1,4 +1,4 @@
-"""``tidegate labels import``: a file that says what events turned out to be, into the features that count it."""
+"""``tidegate labels import | report``: a file that says what events turned out to be; and what comes of labels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -16,18 +16,23 @@ from rich.table import Table
 from domain.clock import SystemClock
 from domain.errors import Fatal, TidegateError
 from domain.pipeline import Pipeline
+from domain.pipeline_labels import IMPORT_SOURCE, MAX_SOURCE
 from lifecycle.label_import import ImportPlan
 from lifecycle.label_rows import LabelFile, find_columns, read_label_file
 from stream.label_import import LabelImporter, LabelLogs, preview
+from stream.label_sender import joiner_runs, send_labels
 from stream.topics import Topics
 from tidegate.commands.dlq import moment
 from tidegate.commands.dlq_view import safe_text
+from tidegate.commands.labels_report import report
 from tidegate.loading import load
 from tidegate.settings import Settings
 
 __all__ = ["app"]
 
 app = typer.Typer(help="Labels: what events turned out to be.", no_args_is_help=True)
+
+app.command("report")(report)
 
 NAMED = 20
 """Events without a verdict that are shown by name; all go to --orphans."""
@@ -102,11 +107,19 @@ def import_labels(
                 f"{file.name} has a column {columns.known_at}, and --known-at says otherwise.",
                 remedy="leave --known-at out, or rename that column.",
             )
-        with console.status(f"reading {escape(file.name)}"):
-            labels = read_label_file(file, declared, settings.protector(), columns, now=now, known_at=since)
     except TidegateError as error:
-        console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(2) from None
+        _refuse(console, error)
+    runs = not dry_run and joiner_runs(settings.kafka(), declared.name)
+    try:
+        with console.status(f"reading {escape(file.name)}"):
+            # the joiner is told ids as they are in events; it hashes sensitive ones by itself
+            protector = None if runs else settings.protector()
+            labels = read_label_file(file, declared, protector, columns, now=now, known_at=since)
+        if runs:
+            _send(console, settings, declared, labels, origin, orphans, as_json=as_json, now=now)
+            return
+    except Fatal as error:
+        _refuse(console, error)
     plan = _import(console, settings, declared, labels, origin, dry_run=dry_run)
     if orphans is not None:
         _write_orphans(orphans, plan.orphans)
@@ -116,6 +129,63 @@ def import_labels(
         Console().print(_table(labels, plan, dry_run=dry_run))
     for warning in _warnings(declared, plan, orphans):
         console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
+
+
+def _refuse(console: Console, error: TidegateError) -> NoReturn:
+    console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+    raise typer.Exit(2) from None
+
+
+def _send(
+    console: Console,
+    settings: Settings,
+    pipeline: Pipeline,
+    labels: LabelFile,
+    origin: str | None,
+    orphans: Path | None,
+    *,
+    as_json: bool,
+    now: int,
+) -> None:
+    """Hand the labels to the joiner that runs: two writers of ``labels.joined`` would contradict each other."""
+    if origin is not None and len(origin) > MAX_SOURCE:
+        raise Fatal(
+            f"--origin has more than {MAX_SOURCE} characters.",
+            remedy="a joiner runs; give it a shorter name.",
+        )
+    gone = 0
+    with console.status("writing") as status:
+
+        def written(count: int) -> None:
+            nonlocal gone
+            gone += count
+            status.update(f"{gone:,} labels written")
+
+        sent = send_labels(
+            settings.kafka(),
+            pipeline,
+            settings.protector(),
+            labels.told,
+            origin or IMPORT_SOURCE,
+            now=now,
+            written=written,
+        )
+    topics = Topics(pipeline.name)
+    if as_json:
+        typer.echo(
+            json.dumps(
+                {"topic": topics.labels, "dry_run": False, "rows": labels.rows, "sent": sent}, indent=2
+            )
+        )
+    else:
+        console.print(f"{sent:,} labels sent to {topics.labels}; the joiner that runs finds their events")
+    if orphans is not None:
+        console.print(
+            f"[yellow]warning:[/] --orphans writes nothing here: labels without a verdict wait, then go to "
+            f"{topics.raw_label_dead_letters}",
+            soft_wrap=True,
+            highlight=False,
+        )
 
 
 def _import(

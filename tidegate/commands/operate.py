@@ -18,7 +18,7 @@ from tidegate.doctor import examine
 from tidegate.loading import load
 from tidegate.settings import Settings
 
-__all__ = ["api", "archiver", "doctor", "state_app", "topics_app", "worker"]
+__all__ = ["api", "archiver", "doctor", "joiner", "state_app", "topics_app", "worker"]
 
 topics_app = typer.Typer(help="The pipeline's Kafka topics.", no_args_is_help=True)
 state_app = typer.Typer(help="The online state in Redis.", no_args_is_help=True)
@@ -48,6 +48,14 @@ def archiver(pipeline: PipelineOption = None) -> None:
     Example: tidegate archiver --pipeline examples/payments/pipeline.yaml
     """
     processes.archiver(_settings(pipeline), processes.stop_on_signals())
+
+
+def joiner(pipeline: PipelineOption = None) -> None:
+    """Join labels to the events they are about; of several such processes one works and the others stand by.
+
+    Example: tidegate joiner --pipeline examples/payments/pipeline.yaml
+    """
+    processes.joiner(_settings(pipeline), processes.stop_on_signals())
 
 
 def api(pipeline: PipelineOption = None) -> None:

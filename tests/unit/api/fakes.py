@@ -70,6 +70,19 @@ class FakeGateway:
         return self.answer
 
 
+class FakeLabels:
+    """Remembers what was written; raises ``failure``."""
+
+    def __init__(self) -> None:
+        self.failure: Exception | None = None
+        self.written: list[tuple[bytes, bytes]] = []
+
+    async def write(self, records: Sequence[tuple[bytes, bytes]], deadline_s: float) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.written += records
+
+
 @dataclass(frozen=True)
 class Entry:
     raw: bytes
@@ -126,6 +139,7 @@ class World:
         self.protector = Protector(b"k" * 32)
         self.gateway = FakeGateway(msgspec.json.encode(verdict(1)))
         self.feed = FakeFeed()
+        self.labels = FakeLabels()
         self.hot = MemoryHotVerdicts(self.clock)
         self.models = FakeModels()
         self.dry_runner = FakeDryRunner(verdict(2))
@@ -136,6 +150,7 @@ class World:
             codec=EventCodec(pipeline, self.protector),
             protector=self.protector,
             gateway=self.gateway,
+            labels=self.labels,
             feed=self.feed,
             hot=self.hot,
             models=self.models,

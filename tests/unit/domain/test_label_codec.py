@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from domain.label_codec import JoinedLabel, LabelCodec, Said
-from stream.label_import import _Heard, _said
+from lifecycle.heard_verdict import hear, said_of
 from tests.system.events import SMALL
 from tidegate.loading import load
 
@@ -37,7 +37,7 @@ def test_the_score_of_the_own_detectors_is_a_column_where_another_model_decided(
     assert codec.decode(codec.encode(label(led)), received_at=10) == label(led)
 
 
-def test_an_import_tells_what_decided_and_what_the_own_detectors_said() -> None:
+def test_whoever_joins_tells_what_decided_and_what_the_own_detectors_said() -> None:
     verdict = {
         "id": "e",
         "event_time": 1,
@@ -47,14 +47,14 @@ def test_an_import_tells_what_decided_and_what_the_own_detectors_said() -> None:
         "score": 0.9,
     }
     verdict["detectors"] = {"hst": {"score": 3.0, "rank": 0.5}}
+    verdict["source"] = {"topic": "t", "partition": 0, "offset": 1}
     models = {
         "own": {"role": "own", "score": 0.4, "probability": None},
         "m-1": {"role": "champion", "score": 0.9},
     }
 
     def said(record: dict[str, object]) -> Said:
-        heard = msgspec.json.decode(msgspec.json.encode(record), type=_Heard)
-        return msgspec.json.decode(_said(heard), type=Said)
+        return msgspec.json.decode(said_of(hear(msgspec.json.encode(record))) or b"null", type=Said)
 
     assert said(verdict) == Said(features={"amount": 1.0}, ranks={"hst": 0.5}, score=0.9)
     assert said({**verdict, "models": models}).own == 0.4
