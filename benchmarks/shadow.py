@@ -41,7 +41,7 @@ _LATER = 2**62
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Microseconds of processor time an event (median over repetitions), and the ratio to the same batch without models.
+    """Microseconds of processor time an event (median over repetitions), the ratio to the same batch without models.
 
     As quartiles: a batch in which a detector is fitted again says nothing of a model.
     """
