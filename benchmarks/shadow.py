@@ -41,13 +41,16 @@ _LATER = 2**62
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Microseconds of processor time an event (median over repetitions), and the ratio to the run without models."""
+    """Microseconds of processor time an event (median over repetitions), the ratio to the same batch without models.
+
+    As quartiles: a batch in which a detector is fitted again says nothing of a model.
+    """
 
     name: str
     us: float
-    ratio_min: float
+    ratio_low: float
     ratio_median: float
-    ratio_max: float
+    ratio_high: float
 
 
 class Way:
@@ -122,7 +125,8 @@ def measure(repetitions: int) -> tuple[list[Cost], TrainedModel]:
     for name, taken in seconds.items():
         ratios = [t / p for t, p in zip(taken, plain, strict=True)]
         us = statistics.median(taken) / BATCH * 1e6
-        costs.append(Cost(name, us, min(ratios), statistics.median(ratios), max(ratios)))
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        costs.append(Cost(name, us, low, middle, high))
     return costs, model
 
 

@@ -216,7 +216,10 @@ def run_backtest(
                         scored = scorers[partition].process(part, labels=due)
                         trainer.keep(partition, scored.features, _duplicates(scored.flags))
                         if told is not None:
-                            told.said(partition, part.offsets, scored.features, scored.ranks, scored.score)
+                            own = scored.models[0].score if scored.models else None
+                            told.said(
+                                partition, part.offsets, scored.features, scored.ranks, scored.score, own
+                            )
                         file.write(scored)
                         keys = part.entities[pipeline.event.key]
                         cards = np.array([codes.setdefault(key, len(codes)) for key in keys], dtype=np.int64)

@@ -19,6 +19,10 @@ class _Rank(msgspec.Struct, frozen=True, gc=False):
     rank: float | None = None
 
 
+class _Score(msgspec.Struct, frozen=True, gc=False):
+    score: float | None = None
+
+
 class HeardVerdict(msgspec.Struct, frozen=True, gc=False):
     """What was said of which event; ``event_time`` in UTC microseconds."""
 

@@ -81,7 +81,7 @@ class KnownLabels:
         self._stream_time: dict[int, int] = {}
         self._waiting: dict[int, list[_Statement]] = {}
         self._counted: dict[int, int] = {}
-        self._said: dict[tuple[int, int], tuple[Floats, Floats, float]] = {}
+        self._said: dict[tuple[int, int], tuple[Floats, Floats, float, float | None]] = {}
 
     def steps(
         self, partition: int, batch: EventBatch, labels: Floats
@@ -162,14 +162,23 @@ class KnownLabels:
         x: Floats,
         ranks: Floats | None = None,
         score: Floats | None = None,
+        own: Floats | None = None,
     ) -> None:
-        """What the engine made of events: vectors, ranks and score; the latter None where it gave none."""
+        """What the engine made of events: vectors, ranks and score; the latter None where it gave none.
+
+        ``own`` are the scores of the pipeline's own detectors, where models from the registry are in force.
+        """
         if not self._learn:
             return
         none = np.full(self._shape[1], np.nan)
         for row, offset in enumerate(offsets.tolist()):
             given = none if ranks is None else ranks[row]
-            self._said[partition, offset] = (x[row], given, math.nan if score is None else float(score[row]))
+            self._said[partition, offset] = (
+                x[row],
+                given,
+                math.nan if score is None else float(score[row]),
+                None if own is None else float(own[row]),
+            )
 
     def due(self, partition: int, stream_time: int) -> LabelBatch:
         """The changes known at ``stream_time`` that were not given out yet; offsets count on from 0."""
@@ -199,12 +208,15 @@ class KnownLabels:
             where = (partition, one.offset)
             said.append(self._said.pop(where) if one.last else self._said[where])
         return Examples(
-            x=np.array([x for x, _, _ in said]),
+            x=np.array([x for x, _, _, _ in said]),
             y=np.array([one.label for one in found]),
-            ranks=np.array([ranks for _, ranks, _ in said]).reshape(len(said), self._shape[1]),
-            score=np.array([score for _, _, score in said]),
+            ranks=np.array([ranks for _, ranks, _, _ in said]).reshape(len(said), self._shape[1]),
+            score=np.array([score for _, _, score, _ in said]),
             times=times,
             known_at=known_at,
+            own=None
+            if all(own is None for _, _, _, own in said)
+            else np.array([score if own is None else own for _, _, score, own in said]),
         )
 
 

@@ -31,6 +31,7 @@ from featurestore.reaching_verdicts import ReachingVerdicts
 from featurestore.redis_client import connect
 from featurestore.worker_reports import WorkerReports
 from lifecycle.artefact import unseal
+from lifecycle.model_keys import TrustedKeys
 from lifecycle.registry import ModelRegistry
 from scoring.dry_run import StateDryRunner
 from scoring.models_in_use import ModelsInUse
@@ -130,7 +131,14 @@ def worker(settings: Settings, stop: threading.Event, *, at: Callable[[str], Non
 
 def _follower(settings: Settings, pipeline: Pipeline, client_id: str) -> ModelsFollower:
     """Follows the models in force; takes those that somebody trusted has signed for this pipeline."""
-    trusted = settings.trusted_models()
+    try:
+        trusted = settings.trusted_models()
+    except OSError as error:
+        # nobody said whose models to run, and there is no place for a key of this machine: then nobody's
+        log.warning(
+            "no model from the registry will be run: TIDEGATE_MODEL_TRUSTED is empty", error=str(error)
+        )
+        trusted = TrustedKeys.parse("")
 
     def opened(sealed: bytes) -> bytes:
         _, model = unseal(sealed, trusted, pipeline=pipeline.name)

@@ -37,7 +37,7 @@ def test_the_score_of_the_own_detectors_is_a_column_where_another_model_decided(
     assert codec.decode(codec.encode(label(led)), received_at=10) == label(led)
 
 
-def test_an_import_tells_what_decided_and_what_the_own_detectors_said() -> None:
+def test_whoever_joins_tells_what_decided_and_what_the_own_detectors_said() -> None:
     verdict = {
         "id": "e",
         "event_time": 1,
@@ -45,16 +45,16 @@ def test_an_import_tells_what_decided_and_what_the_own_detectors_said() -> None:
         "flags": [],
         "features": {"amount": 1.0},
         "score": 0.9,
-        "source": {"topic": "t.events", "partition": 0, "offset": 7},
     }
     verdict["detectors"] = {"hst": {"score": 3.0, "rank": 0.5}}
+    verdict["source"] = {"topic": "t", "partition": 0, "offset": 1}
     models = {
         "own": {"role": "own", "score": 0.4, "probability": None},
         "m-1": {"role": "champion", "score": 0.9},
     }
 
     def said(record: dict[str, object]) -> Said:
-        return msgspec.json.decode(said_of(hear(msgspec.json.encode(record))) or b"", type=Said)
+        return msgspec.json.decode(said_of(hear(msgspec.json.encode(record))) or b"null", type=Said)
 
     assert said(verdict) == Said(features={"amount": 1.0}, ranks={"hst": 0.5}, score=0.9)
     assert said({**verdict, "models": models}).own == 0.4

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from domain.clock import from_micros
+from domain.codec import EventCodec
 from domain.errors import Fatal
 from domain.pipeline import Pipeline
 from domain.privacy import Protector
@@ -20,9 +21,10 @@ from featurestore.tables import FeatureTables
 from lifecycle.backtest import BacktestPlan, run_backtest
 from lifecycle.backtest_output import read_feature
 from lifecycle.event_files import read_events
-from lifecycle.known_labels import History, read_histories
+from lifecycle.known_labels import History, KnownLabels, read_histories
 from lifecycle.label_files import find_labels
 from scoring.engine import PartitionScorer
+from tests.system.events import events as flow
 from tidegate.cli import app
 from tidegate.loading import load
 
@@ -227,3 +229,24 @@ def test_a_backtest_without_labels_says_what_rates_are_worth(events: Path, tmp_p
     )
     assert told.exit_code == 0, told.output
     assert "features count labels" not in told.output
+
+
+def test_labels_carry_the_score_of_the_own_detectors_where_another_model_decided() -> None:
+    learning = load(LABELS.with_name("learning_pipeline.yaml"))
+    codec = EventCodec(learning, KEY)
+    batch = codec.to_batch([codec.decode(e.payload, received_at=2**62) for e in flow(4)], range(4))
+    x, ranks = np.zeros((2, len(learning.features))), np.zeros((2, len(learning.detectors)))
+    known = KnownLabels(
+        learning, 1, {f"e{n}": [(int(batch.times[n]) + 1, 1.0)] for n in range(4)}, learn=True
+    )
+    known.note(0, batch, np.empty(0))
+    known.said(0, np.array([0, 1]), x, ranks, np.array([0.1, 0.2]))
+    known.said(0, np.array([2, 3]), x, ranks, np.array([0.3, 0.4]), np.array([0.5, np.nan]))
+    examples = known.due(0, int(batch.times[1])).examples
+    assert examples is not None
+    assert (len(examples), examples.own) == (1, None)
+    examples = known.due(0, 2**60).examples
+    assert examples is not None
+    assert examples.own is not None
+    assert np.array_equal(examples.score, [0.2, 0.3, 0.4])
+    assert np.array_equal(examples.own, [0.2, 0.5, np.nan], equal_nan=True)
