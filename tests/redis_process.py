@@ -44,7 +44,7 @@ class RedisProcess:
         """Start, and wait until it answers."""
         with (self._directory / "log").open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         with redis.Redis.from_url(self.url) as probe:
             while True:
                 try:

@@ -33,7 +33,7 @@ class TestMemory(CheckHotVerdicts):
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator[Client]:
-    with connect(redis_url, timeout=30.0) as client:
+    with connect(redis_url, timeout=120.0) as client:
         yield client
 
 

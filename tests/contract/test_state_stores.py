@@ -29,7 +29,7 @@ def old_redis_url() -> Iterator[str]:
 
 
 def _empty_store(url: str) -> Iterator[StateStore]:
-    with connect(url, timeout=10) as client:
+    with connect(url, timeout=120) as client:
         client.flushall()
         yield RedisStateStore(client, "pay{ments}:*")
 

@@ -254,7 +254,7 @@ def test_killed_in_the_middle_each_goes_once(
     reader = scene.reader(scene.topics.events)
     program = [sys.executable, "-m", "tests.integration.redrive_program"]
     killed = subprocess.run(
-        [*program, scene.bootstrap, scene.pipeline.name, step, str(visit)], cwd=ROOT, check=False, timeout=120
+        [*program, scene.bootstrap, scene.pipeline.name, step, str(visit)], cwd=ROOT, check=False, timeout=300
     )
     assert killed.returncode == -signal.SIGKILL
     assert dlq_json("list")["redriven_not_shown"] == gone

@@ -216,7 +216,10 @@ def test_killed_in_the_middle_each_change_is_there_once(
     whole = run_import(scored, path, "--dry-run")["written"]
     program = [sys.executable, "-m", "tests.integration.labels_import_program", scored.bootstrap]
     killed = subprocess.run(
-        [*program, str(scored.pipeline_file), str(path), step, str(visit)], cwd=ROOT, check=False, timeout=120
+        [*program, str(scored.pipeline_file), str(path), step, str(visit), PRIVACY_KEY],
+        cwd=ROOT,
+        check=False,
+        timeout=300,
     )
     assert killed.returncode == -signal.SIGKILL
     assert run_import(scored, path)["written"] == whole - gone

@@ -52,13 +52,14 @@ class KillAt:
 @dataclass(frozen=True)
 class ActAt:
     """At the ``visit``-th call (from 1) of the ``at`` hook with ``point``: send itself ``signal``, or (0) let the
-    thread that got there stand still for ``seconds`` while the others go on.
+    thread that got there stand still, for ``seconds`` or until there is a file ``until``, while the others go on.
     """
 
     point: str
     visit: int
     signal: int = 0
     seconds: float = 0.0
+    until: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,8 @@ def _hook(acts: Sequence[KillAt | ActAt]) -> Callable[[str], None]:
             else:
                 assert isinstance(act, ActAt)
                 threading.Event().wait(act.seconds)
+                while act.until is not None and not act.until.exists():
+                    threading.Event().wait(0.02)
 
     return at
 

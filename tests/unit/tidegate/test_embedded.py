@@ -143,28 +143,28 @@ _OTHER_PROCESS = (
     "import sys\nfrom confluent_kafka import Producer\n"
     "p = Producer({'bootstrap.servers': sys.argv[1]})\n"
     "p.produce('events', b'hello', partition=3)\n"
-    "sys.exit(p.flush(10))\n"
+    "sys.exit(p.flush(120))\n"
 )
 
 
 def test_the_mock_cluster_serves_other_processes_and_loses_transactional_offsets() -> None:
     with MockKafka() as broker:
-        subprocess.run([sys.executable, "-c", _OTHER_PROCESS, broker.bootstrap], check=True, timeout=30)
+        subprocess.run([sys.executable, "-c", _OTHER_PROCESS, broker.bootstrap], check=True, timeout=120)
         consumer = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": "g", "log_level": 0})
-        assert len(consumer.list_topics("events", timeout=10).topics["events"].partitions) == 4
+        assert len(consumer.list_topics("events", timeout=120).topics["events"].partitions) == 4
         place = TopicPartition("events", 3, 0)
         consumer.assign([place])
-        message = consumer.poll(10)
+        message = consumer.poll(120)
         assert message is not None
         assert message.value() == b"hello"
 
         producer = Producer({"bootstrap.servers": broker.bootstrap, "transactional.id": "t", "log_level": 0})
-        producer.init_transactions(10)
+        producer.init_transactions(120)
         producer.begin_transaction()
         after = TopicPartition("events", 3, 1)
-        producer.send_offsets_to_transaction([after], consumer.consumer_group_metadata(), 10)
-        producer.commit_transaction(10)
-        assert consumer.committed([place], timeout=10)[0].offset < 0
+        producer.send_offsets_to_transaction([after], consumer.consumer_group_metadata(), 120)
+        producer.commit_transaction(120)
+        assert consumer.committed([place], timeout=120)[0].offset < 0
         consumer.commit(offsets=[after], asynchronous=False)
-        assert consumer.committed([place], timeout=10)[0].offset == 1
+        assert consumer.committed([place], timeout=120)[0].offset == 1
         consumer.close()
