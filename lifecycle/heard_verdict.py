@@ -11,10 +11,6 @@ from domain.verdict import Flag, ModelRole, Source
 __all__ = ["HeardVerdict", "hear", "said_of"]
 
 
-class _Score(msgspec.Struct, frozen=True, gc=False):
-    score: float | None = None
-
-
 class _Rank(msgspec.Struct, frozen=True, gc=False):
     rank: float | None = None
 
