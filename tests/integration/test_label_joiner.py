@@ -34,10 +34,8 @@ from tests.integration.test_labels_import import (
     Row,
     joined,
     labels_file,
-    rates_by_hand,
     run_import,
 )
-from tests.system.events import events
 from tests.system.scene import Scene, eventually
 
 pytestmark = [pytest.mark.kafka]
@@ -294,36 +292,6 @@ def test_a_file_goes_through_the_joiner_that_runs(scene: Scene) -> None:
     assert len(changes(scene)) == 3
     await_departure(scene)
     assert run_import(scene, labels_file(scene, "m.csv", [("e3", 0, KNOWN)]))["written"] == 1
-
-
-@pytest.mark.redis
-@pytest.mark.slow
-def test_features_count_what_is_joined_and_no_longer_when_it_is_taken_back(
-    kafka: str, redis_url: str, topic_prefix: str, tmp_path: Path
-) -> None:
-    with Scene.open(kafka, redis_url, LABELS, topic_prefix, tmp_path) as scene:
-        reader = scene.reader()
-        scene.worker().start()
-        scene.send(events(300))
-        scene.await_count(reader, 300)
-        positive = {f"e{n}" for n in range(0, 300, 3)}
-        with joining(parts_of(kafka, scene.pipeline)):
-            log = scene.reader(scene.topics.labels_joined)
-            say(scene, *({"id": id_, "label": 1, "known_at": START} for id_ in sorted(positive)))
-            scene.await_count(log, len(positive))
-            scene.send(events(60, first=300))
-            scene.await_count(reader, 360)
-            wanted, found = rates_by_hand(reader, positive)
-            assert found == wanted
-            assert any(wanted)
-            back = sorted(positive)[::2]
-            say(scene, *({"id": id_, "label": None, "known_at": START + 1} for id_ in back))
-            scene.await_count(log, len(positive) + len(back))
-        scene.send(events(60, first=360))
-        scene.await_count(reader, 420)
-        wanted, found = rates_by_hand(reader, positive - {*back})
-        assert found == wanted
-        assert wanted != rates_by_hand(reader, positive)[0]
 
 
 def leads(parts: JoinerParts) -> bool:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from domain.clock import SystemClock, from_micros
 from domain.durations import format_duration, parse_duration
+from domain.pipeline import Pipeline
 from lifecycle.evaluation import DAY
 from lifecycle.maturity import MaturityReport, Quality, maturity_report
 from stream.label_report import read_scored_events
@@ -23,6 +24,7 @@ from tidegate.settings import Settings
 __all__ = ["report"]
 
 AGES = "1d,3d,7d,14d,30d"
+MATURITY = "7d"
 _SHOWN = 31
 """Days in the table; --json has all."""
 
@@ -35,8 +37,13 @@ def report(
         ),
     ] = None,
     maturity: Annotated[
-        str, typer.Option(help="How long labels take: a day counts when its last event is that old.")
-    ] = "7d",
+        str | None,
+        typer.Option(
+            help="How long labels take: a day counts when its last event is that old; default: "
+            f"retraining.label_maturity of the pipeline file, else {MATURITY}.",
+            show_default=False,
+        ),
+    ] = None,
     ages: Annotated[str, typer.Option(help="Ages at which to compare, joined by commas.")] = AGES,
     since: Annotated[
         str | None, typer.Option(help="Only events from then on (event time): 2026-01-31, or 30d ago.")
@@ -60,7 +67,7 @@ def report(
     first = 0 if since is None else _moment(since, now, "--since")
     settings = Settings()
     declared = load(settings.pipeline if pipeline is None else pipeline)
-    mature, compared = _duration(maturity, "--maturity"), _ages(ages)
+    mature, compared = _maturity(declared, maturity), _ages(ages)
     console = Console(stderr=True)
     read = 0
     with console.status("reading labels") as status:
@@ -90,6 +97,12 @@ def _moment(text: str | None, now: int, option: str) -> int:
         return now if text is None else moment(text, now)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def _maturity(pipeline: Pipeline, given: str | None) -> int:
+    if given is None and pipeline.retraining is not None:
+        return pipeline.retraining.label_maturity
+    return _duration(given or MATURITY, "--maturity")
 
 
 def _duration(text: str, option: str) -> int:
