@@ -61,8 +61,8 @@ def calibrate(
 ) -> Calibration:
     """Simulate months like the reference ``counts`` and choose thresholds for ``per_month`` false alarms in 30 days.
 
-    With a margin, see :data:`MARGIN`. Windows of fewer than ``least`` events are not compared (:func:`lifecycle.drift.paths.least_events`). A month has
-    ``spells``, in each of which a column is counted once.
+    With a margin, see :data:`MARGIN`. Windows of fewer than ``least`` events are not compared
+    (:func:`lifecycle.drift.paths.least_events`). A month has ``spells``, in each of which a column is counted once.
     """
     largest = largest_in_months(
         counts, first, expected, used, cadence, least=least, spells=spells, simulations=simulations, seed=seed
