@@ -72,6 +72,9 @@ def calibrate(
     thresholds = found.thresholds
     windowed = slice(0, len(WINDOWED))
     thresholds[:, windowed] = np.maximum(thresholds[:, windowed], cadence.floor)
+    thresholds[:, KINDS.index("page_hinkley")] = np.maximum(
+        thresholds[:, KINDS.index("page_hinkley")], cadence.sway
+    )
     return Calibration(thresholds, found.chance, found.per_month / months, found.extrapolated)
 
 
