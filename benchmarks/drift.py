@@ -284,7 +284,7 @@ def _told(delays: list[int | None]) -> dict[str, Any]:
 def main() -> None:
     """Measure, print, write benchmarks/results/drift.json."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
     plan = Plan()
     runs = []

@@ -110,7 +110,8 @@ class BankState(msgspec.Struct, frozen=True, kw_only=True):
     ``phase``: ``waiting`` (nothing came), ``warming_up``, ``reference`` (being gathered), ``watching``. ``gathered`` of
     ``needed`` cells are there of the reference that is being gathered, the first one or a successor. ``cell`` is in
     seconds. ``declared`` false alarms in 30 days are this bank's share, ``simulated`` what its thresholds let through
-    in simulation; ``extrapolated``: they are rarer than the simulation could show. ``late`` rows were left out.
+    in simulation (half of it, to be on the safe side); ``extrapolated``: they are rarer than the simulation could show.
+    ``late`` rows were left out.
     """
 
     bank: str

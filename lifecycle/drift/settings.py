@@ -31,6 +31,7 @@ class Cadence:
     min_cell    a cell of fewer events says nothing to sequential monitors
     min_window  a window of fewer events is not compared
     floor       PSI and KS below it are never alarms, however improbable: too small to matter
+    sway        Page-Hinkley below it is never an alarm: a column that never varied would otherwise alarm at one value
     spread      least standard deviation of a cell's mean rank, for columns that hardly ever vary
     slack       Page-Hinkley's delta, in standard deviations
     recent, latest  KSWIN's window and the part of it that is compared with the rest
@@ -50,6 +51,7 @@ class Cadence:
     min_cell: int = 5
     min_window: int = 50
     floor: float = 0.02
+    sway: float = 8.0
     spread: float = 0.01
     slack: float = 0.25
     recent: int = 96

@@ -6,12 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 
 from domain.clock import SystemClock
 from domain.drift_record import DriftAlarm, DriftState
@@ -26,7 +28,11 @@ from stream.monitor_metrics import MonitorMetrics
 from stream.monitor_records import MonitorCodec
 from stream.topics import Topics, create_topics
 from tests.integration.standin_worker import produce_verdicts
+from tests.unit.domain.samples import PAYMENTS
 from tests.unit.lifecycle.drift.pipelines import labels, pipeline, settings, verdicts
+from tidegate import processes
+from tidegate.loading import load
+from tidegate.settings import Settings
 
 pytestmark = [pytest.mark.kafka]
 ENOUGH = 90.0
@@ -230,3 +236,32 @@ def test_the_report_in_redis_is_the_newest(redis_url: str) -> None:
         reports.put(b"two")
         assert reports.get() == b"two"
         assert DriftReports(client, "another").get() is None
+
+
+@pytest.mark.redis
+def test_the_process_puts_its_report_where_the_api_looks(
+    kafka: str, redis_url: str, topic_prefix: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(PAYMENTS.replace("pipeline: payments", f"pipeline: {topic_prefix}"))
+    watched = load(file)
+    create_topics({"bootstrap.servers": kafka}, topic_prefix, 2)
+    given = verdicts(watched, range(3))
+    produce_verdicts(kafka, topic_prefix, given)
+    settings = Settings(pipeline=file, kafka_bootstrap=kafka, redis_url=SecretStr(redis_url))
+    stop = threading.Event()
+    thread = threading.Thread(target=processes.monitor, args=(settings, stop))
+    thread.start()
+    try:
+        with connect(redis_url) as client:
+            reports = DriftReports(client, topic_prefix)
+
+            def told() -> bool:
+                raw = reports.get()
+                return raw is not None and msgspec.json.decode(raw, type=DriftState).as_of == last(given)
+
+            eventually(told)
+    finally:
+        stop.set()
+        thread.join(ENOUGH)
+    assert not thread.is_alive()

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from domain.batch import Floats
 from lifecycle.drift.calibration import calibrate, largest_in_months, thresholds_for
@@ -89,5 +88,14 @@ def test_differences_too_small_to_matter_are_no_alarms_however_improbable() -> N
         COUNTS, 0, EXPECTED, USED, SMALL, least=LEAST, spells=2, per_month=20.0, simulations=20, seed=1
     )
     assert (found.thresholds[:, :2] >= SMALL.floor).all()
-    assert found.per_month == pytest.approx(found.per_month)
+    # a column that never varies gives no threshold of its own
+    still = COUNTS.copy()
+    still[:, 0] = 0.0
+    still[:, 0, 5] = COUNTS[:, 0].sum(axis=1)
+    slots = np.arange(SMALL.reference) % SMALL.season
+    expected = expect(still, slots, mid_ranks(still.sum(axis=0)), USED, SMALL)
+    found = calibrate(
+        still, 0, expected, USED, SMALL, least=LEAST, spells=2, per_month=1.0, simulations=20, seed=1
+    )
+    assert found.thresholds[0, KINDS.index("page_hinkley")] == SMALL.sway
     assert 0 < found.chance < 1
