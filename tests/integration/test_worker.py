@@ -116,18 +116,20 @@ def test_metrics_and_report_of_a_worker(scene: Scene) -> None:
 
     reports = WorkerReports(connect(scene.redis_url), scene.pipeline.name)
 
-    def latest() -> list[WorkerReport]:
-        return [msgspec.json.decode(report, type=WorkerReport) for report in reports.all()]
+    seen: list[WorkerReport] = []
 
-    eventually("the report tells of all events", lambda: any(b'"next_offset":51' in r for r in reports.all()))
-    eventually(
-        "there is a report", lambda: len(latest()) == 1
-    )  # a busy worker's may expire before the next one
-    [report] = latest()
+    def told() -> bool:
+        """Whether there is one (a busy worker's may expire before the next) and it tells of all events."""
+        raw = reports.all()
+        seen[:] = [msgspec.json.decode(report, type=WorkerReport) for report in raw]
+        return len(raw) == 1 and b'"next_offset":51' in raw[0]
+
+    eventually("the report tells of all events", told)
+    [report] = seen
     assert (report.worker, list(report.partitions)) == ("w1", [0])
     assert report.pipeline_digest == scene.pipeline.digest
     worker.stop()
-    assert latest() == []
+    assert reports.all() == []
 
 
 def test_a_retried_event_counts_once_wherever_the_retry_comes(scene: Scene) -> None:
