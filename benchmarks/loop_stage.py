@@ -158,6 +158,8 @@ class LoopStage:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._exit.close()
+        # or it would go on looking for a broker that is gone
+        self.__dict__.pop("_producer", None)
 
     def _launch(self, name: str) -> None:
         if not self._threads:
