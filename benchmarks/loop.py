@@ -45,9 +45,9 @@ Say = Callable[[str], None]
 class Plan:
     """Days of the simulation. ``chunks`` a day; monitors gather their reference in ``warm_up`` + ``reference``."""
 
-    days: int = 44
-    turn: float = 30.0
-    chunks: int = 4
+    days: int = 38
+    turn: float = 27.0
+    chunks: int = 3
     per_day: int = 2_000
     warm_up: int = 8
     reference: int = 14

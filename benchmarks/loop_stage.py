@@ -158,6 +158,8 @@ class LoopStage:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._exit.close()
+        # or it would go on looking for a broker that is gone
+        self.__dict__.pop("_producer", None)
 
     def _launch(self, name: str) -> None:
         if not self._threads:
@@ -197,12 +199,26 @@ class LoopStage:
             "the offline store has them",
             lambda: self.store.count(self.store.pin(), first, last, last).rows >= len(events),
         )
-        self.until("no training is going on", lambda: not self.training())
+        self._let_look()
 
-    def training(self) -> bool:
-        """Whether the open run is at a step that needs no traffic, only time."""
+    def _let_look(self) -> None:
+        """Wait until the trainer has looked at the open run once more from beginning to end, and does not train.
+
+        A day takes seconds here: without this the stream would be days ahead of whoever looks twice a second.
+        """
         runs = self.registry.runs(only_open=True)
-        return bool(runs) and runs[0].step in _BUSY
+        if not runs:
+            return
+        seen = runs[0]
+
+        def looked() -> bool:
+            run = self.registry.run(seen.id)
+            # each look renews the lease, which counts the revision up; the first may have begun before
+            return run.finished_at is not None or (
+                run.step not in _BUSY and (run.revision >= seen.revision + 2)
+            )
+
+        self.until("the trainer has looked", looked)
 
     def _read(self) -> int:
         for message in self._reader.consume(5_000, 0.05):

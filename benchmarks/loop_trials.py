@@ -62,7 +62,7 @@ def _poisoned(examples: Examples) -> Floats:
     honest = np.flatnonzero(old & (y == 0.0) & (examples.x[:, 3] <= 1.0) & (examples.x[:, 2] > 400.0))
     frauds = np.flatnonzero(old & (y == 1.0))
     y[frauds] = 0.0
-    y[honest[: len(frauds)]] = 1.0
+    y[np.random.default_rng(6).choice(honest, len(frauds), replace=False)] = 1.0
     return y
 
 

@@ -9,7 +9,7 @@ from domain.durations import format_duration
 from domain.examples import Examples
 from domain.pipeline_retraining import GuardRules
 from lifecycle.live import Side
-from lifecycle.shadow import Finding, compare_rates, failing, wilson_high
+from lifecycle.shadow import Finding, beyond, failing, wilson_high
 
 __all__ = ["guard_finding", "precision_finding"]
 
@@ -32,12 +32,8 @@ def guard_finding(
         return Finding(True, False, f"the champion {failed}", evidence)
     if side.events < rules.events:
         return Finding(False, False, f"{side.events:,} of {rules.events:,} events", evidence)
-    low, high = (
-        compare_rates(side.alerts, side.events, before["alerts"], before["events"])
-        if before.get("events", 0) >= rules.events
-        else (1.0, 1.0)
-    )
-    if low > rules.max_alert_ratio or high < 1.0 / rules.max_alert_ratio:
+    usual = before.get("events", 0) >= rules.events
+    if usual and beyond(side.alerts, side.events, before["alerts"], before["events"], rules.max_alert_ratio):
         text = (
             f"{side.alerts:,} alerts in {side.events:,} events, {before['alerts']:,} in {before['events']:,} before: "
             f"beyond a factor of {rules.max_alert_ratio:g} (guards.max_alert_ratio)"

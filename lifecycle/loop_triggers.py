@@ -63,7 +63,7 @@ class Triggers:
             return None
         trigger, data = due
         try:
-            return self._registry.start_run(trigger, by=self._by, data={"at": now, **data})
+            return self._registry.start_run(trigger, by=self._by, data={**data, "at": now})
         except RegistryConflict:
             return None  # another trainer was quicker
 

@@ -10,9 +10,9 @@ from domain.durations import format_duration
 from domain.pipeline_retraining import ShadowRules
 from lifecycle.live import LiveTally, Side
 
-__all__ = ["Finding", "compare_rates", "shadow_finding"]
+__all__ = ["Finding", "beyond", "shadow_finding"]
 
-_Z = 2.5758293035489
+_Z, _TAIL = 2.5758293035489, 0.005
 """99 %, two-sided: a rule that is looked at again and again must not fire on the first unlucky hundred."""
 
 
@@ -42,9 +42,8 @@ def shadow_finding(tally: LiveTally, version: str, rules: ShadowRules, *, began:
             text = f"it saw only {told} within the patience of {format_duration(rules.patience)}"
             return Finding(True, False, text, evidence)
         return Finding(False, False, told, evidence)
-    low, high = compare_rates(own.high, own.events, other.high, other.events)
     shown = f"it ranks {own.high:,} of {own.events:,} events within the budget, the champion {other.high:,}"
-    if low > rules.max_alert_ratio or high < 1.0 / rules.max_alert_ratio:
+    if beyond(own.high, own.events, other.high, other.events, rules.max_alert_ratio):
         return Finding(
             True,
             False,
@@ -74,14 +73,20 @@ def wilson_high(hits: int, n: int) -> float:
     return 1.0 - wilson_low(n - hits, n)
 
 
-def compare_rates(hits: int, n: int, other_hits: int, other_n: int) -> tuple[float, float]:
-    """The 99 % interval of the ratio of two shares (log interval, half an event added to each count).
+def beyond(hits: int, n: int, other_hits: int, other_n: int, factor: float) -> bool:
+    """Whether one share is shown (99 %) to be more than ``factor`` times the other, or less than a ``factor``-th of it.
 
-    >>> low, high = compare_rates(100, 1000, 100, 1000)
-    >>> low < 1.0 < high
-    True
+    Exact for rare hits, and so for none at all: given how many hits there are together, those on the one side are
+    binomial (Przyborowski and Wilenski, Biometrika 31, 1940).
+
+    >>> beyond(0, 1_000, 60, 2_000, 3.0), beyond(0, 100, 60, 2_000, 3.0), beyond(90, 1_000, 60, 2_000, 3.0)
+    (True, False, False)
     """
-    a, m, b, k = hits + 0.5, n + 0.5, other_hits + 0.5, other_n + 0.5
-    ratio = (a / m) / (b / k)
-    half = _Z * math.sqrt(max(1.0 / a - 1.0 / m + 1.0 / b - 1.0 / k, 0.0))
-    return ratio * math.exp(-half), ratio * math.exp(half)
+    from scipy.special import bdtr  # type: ignore[import-untyped]
+
+    total = hits + other_hits
+    most = factor * n / (factor * n + other_n)
+    least = n / (n + factor * other_n)
+    above = hits > 0 and 1.0 - float(bdtr(hits - 1, total, most)) < _TAIL
+    below = total > 0 and float(bdtr(hits, total, least)) < _TAIL
+    return bool(above or below)

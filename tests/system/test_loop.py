@@ -24,10 +24,10 @@ LAST = 16
 
 
 def pipeline_file(directory: Path) -> Path:
-    """The benchmark's pipeline with a faster clock: labels mature after a day, trainings every half day if need be."""
+    """The benchmark's pipeline with a faster clock: labels mature after a day, a shadow lasts an hour."""
     text = BENCH.read_text(encoding="utf-8")
     for old, new in (
-        ("schedule: 7d", "schedule: 12h"),
+        ("schedule: 7d", "schedule: 30d"),
         ("cool_down: 1d", "cool_down: 6h"),
         ("min_labels: 4000", "min_labels: 500"),
         ("min_positive: 200", "min_positive: 100"),

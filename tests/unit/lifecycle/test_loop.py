@@ -239,6 +239,8 @@ def test_a_change_without_a_model_is_tried_again_a_few_times() -> None:
         if run is None:
             break
         attempts.append(run.data["requested"]["attempt"])
+        assert run.data["requested"]["at"] == NOW + day * DAY
+        assert triggers.tick(NOW + day * DAY) is None
         held = registry.claim_run(run.id, "t", 10)
         assert held is not None
         held = registry.advance_run(held, "pinned", {"plan": {"as_of": NOW + day * DAY}}, seconds=10)

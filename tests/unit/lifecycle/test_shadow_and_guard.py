@@ -95,7 +95,7 @@ def test_a_promotion_that_behaves_is_watched_to_the_end() -> None:
 def test_each_guard_undoes_a_promotion() -> None:
     for side, word in (
         (champion(500, alerts=200), "max_alert_ratio"),
-        (champion(2_000, alerts=0), "max_alert_ratio"),
+        (champion(500, alerts=0), "max_alert_ratio"),
         (champion(500, alerts=25, latency=200_000), "max_latency_ratio"),
         (champion(50, fails=30), "gave no score"),
     ):
