@@ -22,7 +22,7 @@ ROWS = stream(20, turn=float(TURN))
 @pytest.fixture
 def new_world(tmp_path: Path) -> Iterator[Callable[[], World]]:
     """Each call: a stage on a database of its own, on which a drift run was asked for."""
-    opened = []
+    opened: list[Database] = []
     Database(f"sqlite:///{tmp_path}/empty.sqlite").close()
 
     def make() -> World:
