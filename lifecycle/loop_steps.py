@@ -158,7 +158,7 @@ class ClosedLoop:
             self._promoted(run, state, former)
             return
         alarms = (run.data["requested"].get("since"), self.changed_since)
-        since = min((moment for moment in alarms if moment is not None), default=None)
+        since = max((moment for moment in alarms if moment is not None), default=None)
         pin = self._parts.rows.pin()
         ready, why = enough(self._parts.rows, pin, self._rules, now=now, since=since)
         if not ready and run.trigger == "person":

@@ -46,8 +46,12 @@ class Triggers:
         self._alarms[alarm.id] = alarm
 
     def changed_since(self) -> int | None:
-        """Since when things have changed that no run has learned from yet; None: nothing has."""
-        return min((alarm.since for alarm in self._unlearned(self._trainings())), default=None)
+        """Since when things have last changed that no run has learned from yet; None: nothing has.
+
+        Of several alarms the newest change counts: a model has to have seen what came after all of them, and an
+        alarm about scores may tell of no more than the last promotion.
+        """
+        return max((alarm.since for alarm in self._unlearned(self._trainings())), default=None)
 
     def tick(self, now: int) -> TrainingRun | None:
         """Ask for a run when one is due and none is open."""
@@ -80,9 +84,9 @@ class Triggers:
             return None
         alarms = self._unlearned(trainings)
         if alarms:
-            first = min(alarms, key=lambda alarm: (alarm.since, alarm.id))
+            newest = max(alarms, key=lambda alarm: (alarm.since, alarm.id))
             return "drift", {
-                "since": first.since,
+                "since": newest.since,
                 "alarms": sorted(alarm.id for alarm in alarms),
                 "columns": sorted({alarm.column for alarm in alarms}),
                 "attempt": 1,
