@@ -152,7 +152,8 @@ def run_changed(stage: LoopStage, plan: Plan, say: Say) -> dict[str, Any]:
     first = first_model(stage)
     contestants = {"loop": score, "frozen": frozen(stage, first), "own": own}
     change = START + round(plan.turn * DAY)
-    alarms = [alarm for alarm in stage.alarms() if alarm.raised_at >= change]
+    # an alarm that dates its change a day or more before the change has seen something else
+    alarms = [a for a in stage.alarms() if a.raised_at >= change and a.since >= change - DAY]
     before_alarm = [alarm for alarm in stage.alarms() if alarm.raised_at < change]
     settled = plan.turn - 6
     before = {name: span(stage, s, settled, plan.turn) for name, s in contestants.items()}
@@ -181,6 +182,9 @@ def run_changed(stage: LoopStage, plan: Plan, say: Say) -> dict[str, Any]:
             for a in stage.alarms()
         ],
         "alarms_before_the_change": len(before_alarm),
+        "alarms_of_something_else": sum(
+            1 for a in stage.alarms() if a.raised_at >= change and a.since < change - DAY
+        ),
         "delay_events": None if raised is None else int(((times >= change) & (times < raised)).sum()),
         "delay_days": None if raised is None else (raised - change) / DAY,
         "recovered_after_days": recovered,

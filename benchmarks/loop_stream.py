@@ -51,8 +51,8 @@ class LoopStream:
         old, new = fraud & ~turned, fraud & turned
         amount = rng.lognormal(3.5, 0.8, n) * np.where(old, rng.lognormal(2.3, 0.5, n), 1.0)
         distance = rng.exponential(20.0, n) * np.where(old, rng.lognormal(2.1, 0.6, n), 1.0)
-        age = np.where(new, rng.exponential(60.0, n), rng.gamma(2.0, 300.0, n))
-        tries = 1 + rng.poisson(np.where(new, 2.5, 0.4))
+        age = np.where(new, rng.exponential(40.0, n), rng.gamma(2.0, 300.0, n))
+        tries = 1 + rng.poisson(np.where(new, 3.0, 0.4))
         account = rng.integers(0, self.accounts, n)
         for i in range(n):
             time = int(times[i])

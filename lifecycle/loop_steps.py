@@ -262,6 +262,11 @@ class ClosedLoop:
             self._promoted(run, state, former)
             return
         if state.champion != former or state.challenger != version:
+            if state.challenger == version:
+                # what it was compared with is gone, and nobody would end its shadow
+                self._registry.set_challenger(
+                    None, epoch=state.epoch, reason=f"run {run.id}: superseded", by=self._by
+                )
             self._superseded(run, f"{version} is no longer challenger of {former or OWN}")
             return
         finding = shadow_finding(self.tally, version, self._rules.shadow, began=began)

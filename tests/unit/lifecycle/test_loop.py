@@ -160,6 +160,29 @@ def test_who_changes_what_is_in_force_ends_the_run() -> None:
     assert "ann" in (run.error or "")
 
 
+def test_a_challenger_whose_champion_was_replaced_is_dropped() -> None:
+    stage = world()
+    ask(stage)
+    trainer = stage.trainer()
+    stage.drive(trainer)
+    first = stage.registry.state().champion
+    stage.registry.rollback(epoch=stage.registry.state().epoch, reason="not yet", by="ann")
+    stage.now += 2 * DAY
+    more = stream(22, turn=TURN)
+    stage.rows.all = more
+    stage.flow()
+    ask(stage)
+    for _ in range(4):
+        assert trainer.tick()
+    assert first is not None
+    assert stage.registry.state().challenger not in (None, first)
+    stage.registry.promote(first, epoch=stage.registry.state().epoch, reason="now", by="ann", force=True)
+    assert trainer.tick()
+    state = stage.registry.state()
+    assert (state.champion, state.challenger) == (first, None)
+    assert stage.registry.runs(limit=1)[0].outcome == "superseded"
+
+
 def test_the_same_training_again_changes_nothing() -> None:
     stage = world()
     ask(stage)
