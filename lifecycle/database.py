@@ -37,6 +37,8 @@ _MIGRATION_LOCK = 0x7469_6465_6761_7465
 BUSY_SECONDS = 15
 """A writer waits so long for another one; the longest write is a model of some 30 MB."""
 CONNECT_SECONDS = 5
+_MISTAKES = ("0A", "22", "23", "42")
+"""Classes of SQLSTATE: not supported, bad data, a constraint, bad SQL or rights."""
 ANSWER_SECONDS = 60
 """For one statement; the server ends it somewhat earlier, and says why."""
 
@@ -80,12 +82,11 @@ class Database:
     def _answers(self) -> Iterator[None]:
         try:
             yield
-        except (DataError, IntegrityError, ProgrammingError):
-            raise  # a mistake of ours, which no waiting mends
         except (DBAPIError, PoolTimeout) as error:
-            cause = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+            if _ours(error):
+                raise
             raise RegistryUnavailable(
-                f"the database of models {self.shown} did not answer: {cause}",
+                f"the database of models {self.shown} did not answer: {_told(error)}",
                 remedy="start it, or check TIDEGATE_DATABASE_URL, its rights and its disk",
             ) from error
 
@@ -114,6 +115,26 @@ class Database:
                         f"the tables in {self.shown} are of another version of Tidegate: {error}",
                         remedy="run the version that made them, or a newer one; older ones can not read them",
                     ) from error
+
+
+def _server_says(error: Exception) -> dict[str, str]:
+    """The fields of PostgreSQL's answer (``C``: SQLSTATE, ``M``: message), as pg8000 passes them on; else nothing."""
+    said = getattr(getattr(error, "orig", None), "args", ())
+    return said[0] if said and isinstance(said[0], dict) else {}
+
+
+def _ours(error: DBAPIError | PoolTimeout) -> bool:
+    """Whether this is a mistake of ours, which no waiting mends."""
+    # pg8000 calls most of what a server may refuse a ProgrammingError: a lock that is held, a database that is absent
+    state = _server_says(error).get("C")
+    if state is not None:
+        return state[:2] in _MISTAKES
+    return isinstance(error, (DataError, IntegrityError, ProgrammingError))
+
+
+def _told(error: Exception) -> str:
+    cause = _server_says(error).get("M") or str(getattr(error, "orig", None) or error)
+    return cause.strip().partition("\n")[0]
 
 
 def usable_url(url: str) -> URL:
