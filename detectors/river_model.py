@@ -47,20 +47,31 @@ class RiverModel:
         try_row: Callable[[Any, dict[str, float], int], None],
     ) -> None:
         self._features = list(features)
-        try:
-            self.model: Any = _made(name, params, seed, known)
-            self._scaler: Any = None if scale == "none" else _SCALERS[scale]()
-            fresh = encode([self.model, self._scaler])
+        self.model: Any = None
+        self._scaler: Any = None
+
+        def tried() -> tuple[list[Any], list[Any]]:
+            """The model as it is made, and after some random rows."""
+            self.model = _made(name, params, seed, known)
+            self._scaler = None if scale == "none" else _SCALERS[scale]()
+            new = self.nodes()
             chance = random.Random(seed)  # noqa: S311  (not for secrets)
             for number in range(_TRIAL_ROWS):
                 try_row(self.model, self.scaled_after({f: chance.random() for f in self._features}), number)
-            encode([self.model, self._scaler])
+            return new, self.nodes()
+
+        try:
+            fresh = tried()
+            if tried() != fresh:
+                raise UnsupportedError(
+                    "made anew it is another one: it draws from a generator without a seed"
+                )
         except UnsupportedError as error:
             raise ValueError(f"River model {name} cannot be kept: {error}") from error
         except Exception as error:
             told = f"{type(error).__name__}: {error}"
             raise ValueError(f"River model {name} with {dict(params)}: {told}") from error
-        self.model, self._scaler = decode(fresh)
+        self.model, self._scaler = decode(fresh[0])
 
     def named(self, values: Sequence[float]) -> dict[str, float]:
         """A row as River takes it: a missing value is absent, an infinite one is very large."""

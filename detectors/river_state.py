@@ -214,7 +214,11 @@ def _attributes(value: Any) -> dict[str, Any]:
         name = f"{type(value).__module__}.{type(value).__qualname__}"
         raise UnsupportedError(f"it holds {name}, whose content is hidden in compiled code")
     found = {name: getattr(value, name) for name in slots if hasattr(value, name)}
-    return {**found, **getattr(value, "__dict__", {})}
+    found = {**found, **getattr(value, "__dict__", {})}
+    if type(value).__module__.startswith("river.proba.") and "_rng" in found:
+        # distributions draw samples from a generator that nobody seeds; no model's score comes from it
+        found["_rng"] = random.Random(0)  # noqa: S311  (not for secrets)
+    return found
 
 
 def _slots(base: type) -> list[str]:

@@ -132,7 +132,9 @@ class PartitionOracle:
         x: Floats = np.array([[_number(v.features.get(n)) for n in names] for v in fresh], dtype=np.float64)
         wrong = []
         if fresh:
-            again = ensemble.step(x.reshape(len(fresh), len(names)))
+            keys = [v.entities[self.pipeline.event.key] for v in fresh]
+            taught = None if ensemble.guard is None else ensemble.guard.admit(keys)
+            again = ensemble.step(x.reshape(len(fresh), len(names)), teach=taught)
             decisions = again.reached
             for row, verdict in enumerate(fresh):
                 same = (
