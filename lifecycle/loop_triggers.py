@@ -18,8 +18,14 @@ from lifecycle.registry import ModelRegistry, TrainingRun
 
 __all__ = ["Alarm", "Triggers"]
 
-MAX_ATTEMPTS = 5
-"""Refused runs in a row for one change: after them only the schedule, a person or another alarm asks again."""
+MAX_ATTEMPTS = 6
+"""Runs in a row for one change, as its labels mature: then only the schedule, a person or another alarm asks again."""
+_OF_MODELS = ("score", "decision")
+_SETTLES = 7 * 86_400_000_000
+"""So long after a promotion alarms about scores and decisions tell of the new model, not of the world."""
+
+
+_AGAIN = (Outcome.REFUSED, Outcome.PROMOTED, Outcome.UNCHANGED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +81,17 @@ class Triggers:
         return [run for run in self._registry.runs(limit=100) if run.trigger != GUARD_TRIGGER]
 
     def _unlearned(self, trainings: Sequence[TrainingRun]) -> list[Alarm]:
-        """Alarms later than what the newest training has read, and those of a change that was refused a model."""
+        """Alarms later than what the newest training has read, without those that a promotion explains."""
         learned = max((_as_of(run) for run in trainings), default=0)
-        return [alarm for alarm in self._alarms.values() if alarm.raised_at > learned]
+        promotions = [int(run.data[Step.PROMOTED]["at"]) for run in trainings if Step.PROMOTED in run.data]
+        return [
+            alarm
+            for alarm in self._alarms.values()
+            if alarm.raised_at > learned
+            and not (
+                alarm.column in _OF_MODELS and any(0 <= alarm.raised_at - at < _SETTLES for at in promotions)
+            )
+        ]
 
     def _drift(self, trainings: Sequence[TrainingRun]) -> tuple[str, dict[str, object]] | None:
         if not self._rules.on_drift:
@@ -92,12 +106,12 @@ class Triggers:
                 "attempt": 1,
             }
         last = trainings[0] if trainings else None
-        if last is None or last.trigger != "drift" or last.outcome != Outcome.REFUSED:
+        if last is None or last.trigger != "drift" or last.outcome not in _AGAIN:
             return None
         attempt = int(last.data["requested"].get("attempt", 1))
         if attempt >= MAX_ATTEMPTS:
             return None
-        # refused on the few labels there were of what is new; now there are more
+        # what was refused, or learned, rested on the few labels there were of what is new; now there are more
         return "drift", {**last.data["requested"], "attempt": attempt + 1}
 
     def _schedule(self, asked: int | None, now: int) -> tuple[str, dict[str, object]] | None:

@@ -244,14 +244,19 @@ def test_alarms_and_the_schedule_ask_for_runs_with_a_cool_down() -> None:
     assert held is not None
     held = registry.advance_run(held, "pinned", {"plan": {"as_of": NOW + 2 * DAY}}, seconds=10)
     assert triggers.changed_since() is None
-    registry.finish_run(held, "promoted")
+    held = registry.advance_run(held, "promoted", {"at": NOW + 3 * DAY}, seconds=10)
+    # what a new model's scores look like is no reason to train
+    triggers.alarm(Alarm("d-3", "score", NOW + 3 * DAY, NOW + 4 * DAY))
+    assert triggers.changed_since() is None
+    registry.finish_run(held, "superseded")
     assert triggers.tick(NOW + 4 * DAY) is None
     again = triggers.tick(NOW + 9 * DAY)
     assert again is not None
     assert again.trigger == "schedule"
 
 
-def test_a_change_without_a_model_is_tried_again_a_few_times() -> None:
+@pytest.mark.parametrize("outcome", ["refused", "promoted"])
+def test_after_a_change_training_goes_on_for_a_while_as_labels_mature(outcome: str) -> None:
     stage = world()
     registry = stage.registry
     triggers = Triggers(registry, msgspec.structs.replace(RULES, schedule=None), BY)
@@ -267,7 +272,7 @@ def test_a_change_without_a_model_is_tried_again_a_few_times() -> None:
         held = registry.claim_run(run.id, "t", 10)
         assert held is not None
         held = registry.advance_run(held, "pinned", {"plan": {"as_of": NOW + day * DAY}}, seconds=10)
-        registry.finish_run(held, "refused")
+        registry.finish_run(held, outcome)
     assert attempts == list(range(1, MAX_ATTEMPTS + 1))
 
 
