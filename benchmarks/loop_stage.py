@@ -109,7 +109,8 @@ class LoopStage:
     ) -> None:
         self._exit = ExitStack()
         self._threads, self._names = threads, names
-        self._stop = threading.Event()
+        self._stops = {name: threading.Event() for name in names}
+        self._running: dict[str, threading.Thread] = {}
         self._bootstrap, self._redis = kafka, redis
         file = renamed_pipeline(source, name, directory / name / "pipeline.yaml")
         self.pipeline: Pipeline = load(file)
@@ -156,7 +157,8 @@ class LoopStage:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
+        for stop in self._stops.values():
+            stop.set()
         self._exit.close()
         # or it would go on looking for a broker that is gone
         self.__dict__.pop("_producer", None)
@@ -166,10 +168,16 @@ class LoopStage:
             self._exit.enter_context(process_of(name, self.directory / name, self._environment))
             return
         thread = threading.Thread(
-            target=_THREADS[name], args=(self.settings, self._stop), name=name, daemon=True
+            target=_THREADS[name], args=(self.settings, self._stops[name]), name=name, daemon=True
         )
         thread.start()
+        self._running[name] = thread
         self._exit.callback(thread.join, 30)
+
+    def end(self, name: str) -> None:
+        """End one of the processes, where they are threads; the others go on."""
+        self._stops[name].set()
+        self._running[name].join(PATIENCE)
 
     def until(self, what: str, holds: Callable[[], bool]) -> None:
         """Look again and again until ``holds()``; SystemExit with ``what`` when it never does."""
@@ -207,7 +215,7 @@ class LoopStage:
         A day takes seconds here: without this the stream would be days ahead of whoever looks twice a second.
         """
         runs = self.registry.runs(only_open=True)
-        if not runs:
+        if not runs or self._stops["trainer"].is_set():
             return
         seen = runs[0]
 
