@@ -44,8 +44,6 @@ from stream.label_gateway import KafkaLabelSink
 from stream.label_joiner import JoinerParts, run_joiner
 from stream.models_follower import ModelsFollower
 from stream.models_topic import publish
-from stream.monitor import MonitorConfig, MonitorParts, run_monitor
-from stream.monitor_metrics import MonitorMetrics
 from stream.topics import Topics, partition_of, partitions_of
 from stream.verdict_scan import TopicVerdictFinder
 from stream.worker import WorkerConfig, WorkerParts, run_worker
@@ -184,6 +182,10 @@ def archiver(settings: Settings, stop: threading.Event) -> None:
 
 def monitor(settings: Settings, stop: threading.Event) -> None:
     """Watch for drift, or stand by for whoever does, until ``stop`` is set."""
+    # loading River takes seconds, and no other process needs it
+    from stream.monitor import MonitorConfig, MonitorParts, run_monitor
+    from stream.monitor_metrics import MonitorMetrics
+
     pipeline = load(settings.pipeline)
     registry = CollectorRegistry()
     if settings.metrics_port:
