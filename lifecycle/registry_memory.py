@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -55,18 +54,8 @@ class MemoryModelRegistry:
             if (there := self._models.get(manifest.version)) is not None:
                 return there
             now = self._clock.now()
-            record = ModelRecord(
-                version=manifest.version,
-                pipeline=self._pipeline,
-                sha256=hashlib.sha256(sealed).hexdigest(),
-                size=len(sealed),
-                manifest=manifest,
-                stage=Stage.CANDIDATE,
-                reason=reason,
-                registered_at=now,
-                registered_by=by,
-                changed_at=now,
-                metrics=rules.plain(metrics),
+            record = rules.candidate(
+                sealed, manifest, metrics, pipeline=self._pipeline, now=now, by=by, reason=reason
             )
             self._models[record.version] = record
             self._sealed[record.version] = sealed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ __all__ = [
     "MAX_BELOW",
     "Change",
     "advanced",
+    "candidate",
     "challenged",
     "check_movable",
     "check_none_open",
@@ -156,6 +158,32 @@ def check_movable(state: RegistryState, model: ModelRecord, stage: Stage) -> Non
             f"model {model.version} is in force as {model.stage}",
             remedy="roll it back, or choose another challenger, first",
         )
+
+
+def candidate(
+    sealed: bytes,
+    manifest: Manifest,
+    metrics: Mapping[str, Any] | None,
+    *,
+    pipeline: str,
+    now: int,
+    by: str,
+    reason: str,
+) -> ModelRecord:
+    """The record of a model that is registered ``now`` (UTC microseconds)."""
+    return ModelRecord(
+        version=manifest.version,
+        pipeline=pipeline,
+        sha256=hashlib.sha256(sealed).hexdigest(),
+        size=len(sealed),
+        manifest=manifest,
+        stage=Stage.CANDIDATE,
+        reason=reason,
+        registered_at=now,
+        registered_by=by,
+        changed_at=now,
+        metrics=plain(metrics),
+    )
 
 
 def check_pipeline(manifest: Manifest, pipeline: str) -> None:

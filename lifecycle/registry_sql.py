@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -57,18 +56,8 @@ class SqlModelRegistry:
             if (there := self._find_model(connection, version)) is not None:
                 return there
             now = self._clock.now()
-            record = ModelRecord(
-                version=version,
-                pipeline=self._pipeline,
-                sha256=hashlib.sha256(sealed).hexdigest(),
-                size=len(sealed),
-                manifest=manifest,
-                stage=Stage.CANDIDATE,
-                reason=reason,
-                registered_at=now,
-                registered_by=by,
-                changed_at=now,
-                metrics=rules.plain(metrics),
+            record = rules.candidate(
+                sealed, manifest, metrics, pipeline=self._pipeline, now=now, by=by, reason=reason
             )
             values = msgspec.structs.asdict(record) | {
                 "number": self._count_models(connection) + 1,
