@@ -191,7 +191,8 @@ def create_topics(
     partition counts (the worker writes verdict partition p for event partition p).
     """
     names = Topics(pipeline)
-    admin = AdminClient(admin_conf)
+    # without librdkafka's line for each of the hundred attempts: what is raised says it once
+    admin = AdminClient({**admin_conf, "log_level": 0})
     count = _existing(admin).get(names.events, partitions)
     wanted = _wanted(names, count, replication, replies_partitions)
     if embedded:

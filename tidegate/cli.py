@@ -9,48 +9,50 @@ import typer
 from rich.console import Console
 
 from domain.errors import TidegateError
-from tidegate.commands import bench, demo, operate
-from tidegate.commands.backtest import backtest
-from tidegate.commands.dlq import app as dlq_app
-from tidegate.commands.features import app as features_app
-from tidegate.commands.labels import app as labels_app
-from tidegate.commands.models import app as models_app
-from tidegate.commands.offline import app as offline_app
-from tidegate.commands.pipeline import app as pipeline_app
-from tidegate.commands.replay import replay, traffic
+from tidegate.commands.lazy import lazy_group
 from tidegate.logs import set_up_logging
 from tidegate.version import CODE_VERSION
 
-__all__ = ["app", "main"]
+__all__ = ["COMMANDS", "app", "main"]
+
+COMMANDS = {
+    "demo": ("demo:demo", "Watch payments with known fraud being scored, everything in one command."),
+    "dev": ("demo:dev", "Run everything on this machine, with an embedded broker and Redis."),
+    "worker": ("processes:worker", "Score events until SIGTERM."),
+    "archiver": ("processes:archiver", "Keep recent verdicts findable for the API."),
+    "archiver-offline": ("processes:archiver_offline", "Keep all verdicts and labels in the offline store."),
+    "monitor": ("processes:monitor", "Watch verdicts and labels for drift."),
+    "trainer": ("processes:trainer", "Train models, let them prove themselves, promote and guard them."),
+    "joiner": ("processes:joiner", "Join labels to the events they are about."),
+    "api": ("processes:api", "Answer questions over HTTP."),
+    "doctor": ("operate:doctor", "Check settings, pipeline file, Kafka and Redis, and name remedies."),
+    "backtest": (
+        "backtest:backtest",
+        "Score a file of events as live scoring would, and say how good it was.",
+    ),
+    "replay": ("replay:replay", "Score committed events again and compare."),
+    "traffic": ("replay:traffic", "Send invented payments with known fraud."),
+    "pipeline": ("pipeline:app", "Pipeline files: check, schema, init."),
+    "topics": ("operate:topics_app", "The pipeline's Kafka topics."),
+    "state": ("operate:state_app", "The online state in Redis."),
+    "dlq": ("dlq:app", "Dead letters: input that could not be scored."),
+    "features": ("features:app", "Features as live scoring had them."),
+    "labels": ("labels:app", "Labels: what events turned out to be."),
+    "models": ("models:app", "Trained models: which there are, and which decide."),
+    "offline": ("offline:app", "The offline store: all verdicts and labels."),
+    "bench": ("bench:app", "Measure this machine (needs a checkout of the repository)."),
+}
+"""Name to where it is (module of tidegate.commands, attribute) and what it does: loaded when it is used, for the
+whole of it takes seconds.
+"""
 
 app = typer.Typer(
+    cls=lazy_group(COMMANDS),
     help="Real-time fraud and anomaly detection on Kafka: exactly one explained verdict for every event.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.add_typer(pipeline_app, name="pipeline")
-app.add_typer(operate.topics_app, name="topics")
-app.add_typer(operate.state_app, name="state")
-app.add_typer(dlq_app, name="dlq")
-app.add_typer(features_app, name="features")
-app.add_typer(labels_app, name="labels")
-app.add_typer(models_app, name="models")
-app.add_typer(offline_app, name="offline")
-app.add_typer(bench.app, name="bench")
-app.command()(demo.demo)
-app.command()(demo.dev)
-app.command()(operate.worker)
-app.command()(operate.archiver)
-app.command()(operate.archiver_offline)
-app.command()(operate.monitor)
-app.command()(operate.trainer)
-app.command()(operate.joiner)
-app.command()(operate.api)
-app.command()(operate.doctor)
-app.command()(backtest)
-app.command()(replay)
-app.command()(traffic)
 
 
 def _version(wanted: bool) -> None:

@@ -28,8 +28,9 @@ import psutil
 from domain.errors import TidegateError
 from stream.kafka import KafkaConnection
 from tidegate.logs import set_up_logging
-from tidegate.processes import stop_on_signals, worker
+from tidegate.processes import worker
 from tidegate.settings import Settings
+from tidegate.signals import stop_on_signals
 
 __all__ = ["PATIENCE", "ActAt", "KillAt", "Tuning", "WorkerProcess"]
 

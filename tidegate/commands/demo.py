@@ -22,7 +22,7 @@ from tidegate.demo import DemoRun, demo_json
 from tidegate.demo_view import render
 from tidegate.embedded.choose import BROKERS
 from tidegate.loading import load
-from tidegate.processes import stop_on_signals
+from tidegate.signals import stop_on_signals
 from tidegate.stack import Stack, StackConfig
 
 __all__ = ["demo", "dev"]

@@ -1,4 +1,4 @@
-"""The long-running processes, and commands about topics and state."""
+"""Commands about a deployment: ``tidegate doctor``, ``tidegate topics`` and ``tidegate state``."""
 
 from __future__ import annotations
 
@@ -13,93 +13,20 @@ from rich.table import Table
 from featurestore.online import RedisStateStore
 from featurestore.redis_client import connect
 from stream.topics import create_topics
-from tidegate import offline, processes
+from tidegate.commands.processes import PipelineOption
 from tidegate.doctor import examine
 from tidegate.loading import load
 from tidegate.settings import Settings
-from tidegate.trainer import trainer as run_trainer
 
-__all__ = [
-    "api",
-    "archiver",
-    "archiver_offline",
-    "doctor",
-    "joiner",
-    "monitor",
-    "state_app",
-    "topics_app",
-    "trainer",
-    "worker",
-]
+__all__ = ["doctor", "state_app", "topics_app"]
 
 topics_app = typer.Typer(help="The pipeline's Kafka topics.", no_args_is_help=True)
 state_app = typer.Typer(help="The online state in Redis.", no_args_is_help=True)
-
-PipelineOption = Annotated[
-    Path | None,
-    typer.Option(help="The pipeline file; default: TIDEGATE_PIPELINE.", show_default=False),
-]
 
 
 def _settings(pipeline: Path | None) -> Settings:
     settings = Settings()
     return settings if pipeline is None else settings.model_copy(update={"pipeline": pipeline})
-
-
-def worker(pipeline: PipelineOption = None) -> None:
-    """Score events until SIGTERM. Settings: environment variables TIDEGATE_*, see docs/operations.md.
-
-    Example: TIDEGATE_KAFKA_BOOTSTRAP=kafka:9092 TIDEGATE_REDIS_URL=redis://redis:6379/0 tidegate worker
-    """
-    processes.worker(_settings(pipeline), processes.stop_on_signals())
-
-
-def archiver(pipeline: PipelineOption = None) -> None:
-    """Keep recent verdicts findable for the API.
-
-    Example: tidegate archiver --pipeline examples/payments/pipeline.yaml
-    """
-    processes.archiver(_settings(pipeline), processes.stop_on_signals())
-
-
-def archiver_offline(pipeline: PipelineOption = None) -> None:
-    """Keep all verdicts and labels in the offline store (Delta Lake).
-
-    Example: TIDEGATE_OFFLINE_URL=/data/offline tidegate archiver-offline
-    """
-    offline.archiver_offline(_settings(pipeline), processes.stop_on_signals())
-
-
-def monitor(pipeline: PipelineOption = None) -> None:
-    """Watch verdicts and labels for drift. Several may run: one works, the others stand by.
-
-    Example: tidegate monitor --pipeline examples/payments/pipeline.yaml
-    """
-    processes.monitor(_settings(pipeline), processes.stop_on_signals())
-
-
-def trainer(pipeline: PipelineOption = None) -> None:
-    """Train models, let them prove themselves, promote and guard them. Several may run: one does the work.
-
-    Example: TIDEGATE_DATABASE_URL=postgresql://... tidegate trainer
-    """
-    run_trainer(_settings(pipeline), processes.stop_on_signals())
-
-
-def joiner(pipeline: PipelineOption = None) -> None:
-    """Join labels to the events they are about; of several such processes one works and the others stand by.
-
-    Example: tidegate joiner --pipeline examples/payments/pipeline.yaml
-    """
-    processes.joiner(_settings(pipeline), processes.stop_on_signals())
-
-
-def api(pipeline: PipelineOption = None) -> None:
-    """Answer questions over HTTP.
-
-    Example: TIDEGATE_API_PORT=8080 tidegate api
-    """
-    processes.api(_settings(pipeline), processes.stop_on_signals())
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:

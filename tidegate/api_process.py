@@ -1,0 +1,132 @@
+"""Putting the API together from its parts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import msgspec
+import structlog
+from confluent_kafka.admin import AdminClient
+from prometheus_client import CollectorRegistry
+
+from api.app import create_app
+from api.deps import ApiDeps
+from api.ports import WorkerReport
+from api.server import serve
+from domain.clock import SystemClock
+from domain.codec import EventCodec
+from featurestore.drift_reports import DriftReports
+from featurestore.online import RedisStateStore
+from featurestore.reaching_verdicts import ReachingVerdicts
+from featurestore.redis_client import connect
+from featurestore.worker_reports import WorkerReports
+from lifecycle.registry import ModelRegistry
+from scoring.dry_run import StateDryRunner
+from scoring.models_in_use import ModelsInUse
+from scoring.verdicts import VerdictEncoder
+from stream.feed import KafkaVerdictFeed
+from stream.gateway import KafkaScoreGateway
+from stream.label_gateway import KafkaLabelSink
+from stream.models_follower import ModelsFollower
+from stream.models_topic import publish
+from stream.topics import Topics, partition_of, partitions_of
+from tidegate.loading import load
+from tidegate.model_registry import RegistryWhenNeeded
+from tidegate.offline import offline_store
+from tidegate.parts import hot_verdicts, models_follower
+from tidegate.settings import Settings
+from tidegate.version import CODE_VERSION
+
+__all__ = ["api"]
+
+log = structlog.get_logger(__name__)
+
+
+class _ReportedModels:
+    """:class:`api.ports.ModelsView` on the workers' heartbeats."""
+
+    def __init__(self, reports: WorkerReports) -> None:
+        self._reports = reports
+        self._decode = msgspec.json.Decoder(WorkerReport).decode
+
+    def workers(self) -> list[WorkerReport]:
+        return [self._decode(report) for report in self._reports.all()]
+
+
+def api(settings: Settings, stop: threading.Event) -> None:
+    """Serve HTTP until ``stop`` is set."""
+    pipeline = load(settings.pipeline)
+    protector = settings.protector()
+    codec = EventCodec(pipeline, protector)
+    conf = settings.kafka().client(f"tidegate-api-{settings.worker_id}")
+    admin = AdminClient(conf)
+    topics = Topics(pipeline.name)
+    client = connect(settings.redis_url.get_secret_value())
+    gateway = KafkaScoreGateway(conf, pipeline.name, f"{settings.worker_id}:{settings.api_port}")
+    feed = KafkaVerdictFeed(conf, pipeline.name)
+    models = models_follower(settings, pipeline, f"tidegate-api-{settings.worker_id}-models")
+    labels = KafkaLabelSink(conf, pipeline.name)
+    hot = hot_verdicts(settings, pipeline)
+    registry = RegistryWhenNeeded(settings.database(), pipeline.name, SystemClock())
+
+    async def start() -> None:
+        await gateway.start()
+        await feed.start()
+        await labels.start()
+
+    async def close() -> None:
+        await labels.close()
+        await feed.close()
+        await gateway.close()
+        models.close()
+        registry.close()
+
+    deps = ApiDeps(
+        pipeline=pipeline,
+        codec=codec,
+        protector=protector,
+        gateway=gateway,
+        labels=labels,
+        feed=feed,
+        hot=ReachingVerdicts(hot, offline_store(settings, pipeline)),
+        models=_ReportedModels(WorkerReports(client, pipeline.name)),
+        dry_runner=StateDryRunner(
+            pipeline,
+            codec,
+            VerdictEncoder(pipeline, code_version=CODE_VERSION),
+            RedisStateStore(client, pipeline.name),
+            SystemClock(),
+            partitions=partitions_of(admin, topics.events),
+            partition_of=partition_of,
+            models=_current(models),
+        ),
+        drift=DriftReports(client, pipeline.name),
+        registry=CollectorRegistry(),
+        model_registry=registry,
+        publish_models=lambda: _publish_models(settings, registry()),
+        probes={"kafka": lambda: _ask_kafka(admin, topics.events), "redis": hot.ping},
+        start=start,
+        close=close,
+    )
+    log.info("API starts", host=settings.api_host, port=settings.api_port)
+    serve(create_app(deps), settings.api_host, settings.api_port, stop=stop)
+
+
+def _publish_models(settings: Settings, registry: ModelRegistry) -> None:
+    publish(settings.kafka(), registry.pipeline, registry)
+
+
+def _current(follower: ModelsFollower) -> Callable[[], ModelsInUse]:
+    """The models in force now; reads on first."""
+
+    def models() -> ModelsInUse:
+        follower.begin()
+        follower.poll()
+        return follower.models
+
+    return models
+
+
+def _ask_kafka(admin: AdminClient, topic: str) -> None:
+    partitions_of(admin, topic, timeout=1.5)
