@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 
+from api.access import Access, EverybodyOnThisMachine
 from api.ports import (
     DriftView,
     DryRunner,
@@ -22,6 +23,7 @@ from domain.clock import Clock, SystemClock
 from domain.codec import EventCodec
 from domain.pipeline import Pipeline
 from domain.privacy import Protector
+from lifecycle.database import Database
 
 __all__ = ["ApiDeps", "ApiLimits"]
 
@@ -67,6 +69,8 @@ class ApiDeps:
     ``hot`` answers questions about verdicts: recent ones, and older ones where there is an offline store.
     ``probes`` are the readiness checks by name (``kafka``, ``redis``). ``start`` and ``close`` run on the
     server's event loop before the first and after the last request; the gateway and the feed belong there.
+    ``database`` opens the database of whatever people change (rules, lists, keys, endpoints, cases), or raises
+    RegistryUnavailable; ``access`` says who asks and what they may.
     ``model_registry`` gives the registry, or raises RegistryUnavailable; ``publish_models`` tells the workers what
     is in force. Without them there are no trained models here.
     """
@@ -85,6 +89,8 @@ class ApiDeps:
     drift: DriftView = field(default_factory=_NoDrift)
     clock: Clock = field(default_factory=SystemClock)
     limits: ApiLimits = field(default_factory=ApiLimits)
+    database: Callable[[], Database] | None = None
+    access: Access = field(default_factory=EverybodyOnThisMachine)
     model_registry: Callable[[], ModelRegistry] | None = None
     publish_models: Callable[[], None] | None = None
     start: Callable[[], Awaitable[None]] = _nothing

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Row, Table, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
 
 from domain.clock import Clock
 from lifecycle import registry_rules as rules
-from lifecycle.audit import GENESIS, AuditRecord, Broken
+from lifecycle.audit import AuditRecord, Broken
+from lifecycle.audit_trail import AuditTrail
 from lifecycle.database import Database
 from lifecycle.manifest import Manifest
 from lifecycle.registry import ModelCard, ModelRecord, RegistryState, Stage, TrainingRun
-from lifecycle.registry_sql_parts import AuditRows, RunRows, encoded
-from lifecycle.registry_tables import artefacts, models, registries, states
+from lifecycle.registry_sql_parts import RunRows, encoded
+from lifecycle.registry_tables import artefacts, models, states
 
 __all__ = ["SqlModelRegistry"]
 
@@ -31,7 +30,7 @@ class SqlModelRegistry:
         self._database = database
         self._pipeline = pipeline
         self._clock = clock
-        self._audit = AuditRows(pipeline)
+        self._audit = AuditTrail(pipeline)
         self._runs = RunRows(pipeline)
 
     @property
@@ -52,7 +51,7 @@ class SqlModelRegistry:
         """See the port."""
         rules.check_pipeline(manifest, self._pipeline)
         version = manifest.version
-        with self._writing() as connection:
+        with self._audit.changing(self._database) as connection:
             if (there := self._find_model(connection, version)) is not None:
                 return there
             now = self._clock.now()
@@ -111,7 +110,7 @@ class SqlModelRegistry:
         self, version: str, *, metrics: Mapping[str, Any] | None = None, card: ModelCard | None = None
     ) -> ModelRecord:
         """See the port."""
-        with self._writing() as connection:
+        with self._audit.changing(self._database) as connection:
             model = self._model(connection, version)
             model = msgspec.structs.replace(model, metrics={**model.metrics, **rules.plain(metrics)})
             values = {"metrics": encoded(model.metrics)} | ({} if card is None else {"card": encoded(card)})
@@ -120,7 +119,7 @@ class SqlModelRegistry:
 
     def set_stage(self, version: str, stage: Stage, *, reason: str, by: str) -> ModelRecord:
         """See the port."""
-        with self._writing() as connection:
+        with self._audit.changing(self._database) as connection:
             model = self._model(connection, version)
             rules.check_movable(self._state(connection), model, stage)
             if model.stage is stage:
@@ -155,7 +154,7 @@ class SqlModelRegistry:
         self, version: str, *, epoch: int, reason: str, by: str, force: bool = False
     ) -> RegistryState:
         """See the port."""
-        with self._writing() as connection:
+        with self._audit.changing(self._database) as connection:
             state, model = self._state(connection), self._model(connection, version)
             now = self._clock.now()
             change = rules.promoted(state, model, epoch=epoch, reason=reason, by=by, now=now, force=force)
@@ -165,7 +164,7 @@ class SqlModelRegistry:
         self, version: str | None, *, epoch: int, reason: str, by: str, split: float = 0.0
     ) -> RegistryState:
         """See the port."""
-        with self._writing() as connection:
+        with self._audit.changing(self._database) as connection:
             state = self._state(connection)
             model = None if version is None else self._model(connection, version)
             now = self._clock.now()
@@ -174,14 +173,14 @@ class SqlModelRegistry:
 
     def rollback(self, *, epoch: int, reason: str, by: str) -> RegistryState:
         """See the port."""
-        with self._writing() as connection:
+        with self._audit.changing(self._database) as connection:
             state = self._state(connection)
             change = rules.rolled_back(state, epoch=epoch, reason=reason, by=by, now=self._clock.now())
             return self._changed(connection, state, change)
 
     def start_run(self, trigger: str, *, by: str, data: Mapping[str, Any] | None = None) -> TrainingRun:
         """See the port."""
-        with self._writing() as connection:
+        with self._audit.changing(self._database) as connection:
             rules.check_none_open(next(iter(self._runs.newest(connection, only_open=True, limit=1)), None))
             number, now = self._runs.count(connection) + 1, self._clock.now()
             run = rules.requested(self._pipeline, number, trigger, by=by, data=data, now=now)
@@ -201,7 +200,7 @@ class SqlModelRegistry:
 
     def claim_run(self, run_id: str, owner: str, seconds: float) -> TrainingRun | None:
         """See the port."""
-        with self._writing() as connection:
+        with self._audit.changing(self._database) as connection:
             held = self._runs.find(connection, run_id)
             run = rules.claimed(held, owner, now=self._clock.now(), seconds=seconds)
             if run is not None:
@@ -212,7 +211,7 @@ class SqlModelRegistry:
         self, run: TrainingRun, step: str, data: Mapping[str, Any], *, seconds: float
     ) -> TrainingRun:
         """See the port."""
-        with self._writing() as connection:
+        with self._audit.changing(self._database) as connection:
             held, now = self._runs.find(connection, run.id), self._clock.now()
             after = rules.advanced(held, run, step, data, now=now, seconds=seconds)
             self._runs.keep(connection, after)
@@ -230,7 +229,7 @@ class SqlModelRegistry:
 
     def finish_run(self, run: TrainingRun, outcome: str, *, error: str | None = None) -> TrainingRun:
         """See the port."""
-        with self._writing() as connection:
+        with self._audit.changing(self._database) as connection:
             held, now = self._runs.find(connection, run.id), self._clock.now()
             after = rules.finished(held, run, outcome, now=now, error=error)
             self._runs.keep(connection, after)
@@ -257,7 +256,7 @@ class SqlModelRegistry:
         after: str | None = None,
     ) -> AuditRecord:
         """See the port."""
-        with self._writing() as connection:
+        with self._audit.changing(self._database) as connection:
             return self._audit.note(
                 connection,
                 action,
@@ -287,26 +286,6 @@ class SqlModelRegistry:
     def close(self) -> None:
         """Close idle connections."""
         self._database.close()
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        """A transaction in which nobody else changes this pipeline's registry."""
-        with self._database.writing() as connection:
-            mine = update(registries).where(registries.c.pipeline == self._pipeline)
-            counted = mine.values(changes=registries.c.changes + 1)
-            # the row stays locked until the transaction ends
-            if not connection.execute(counted).rowcount:
-                try:
-                    with connection.begin_nested():
-                        connection.execute(
-                            insert(registries).values(
-                                pipeline=self._pipeline, changes=0, audit_number=0, audit_hash=GENESIS
-                            )
-                        )
-                except IntegrityError:
-                    pass  # somebody else was first; now there is a row to wait for
-                connection.execute(counted)
-            yield connection
 
     def _of(self, table: Table, **keys: Any) -> list[Any]:
         return [table.c.pipeline == self._pipeline, *(table.c[name] == value for name, value in keys.items())]

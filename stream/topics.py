@@ -55,7 +55,7 @@ MODELS_SEGMENT_BYTES = 64 * 1024 * 1024
 """Compaction never touches the open segment; the default would keep a gigabyte of former models."""
 DRIFT_RETENTION_MS = 400 * 86_400_000
 """Alarms are few; over a year of them shows what recurs each year."""
-DRIFT_STATE_SEGMENT = 32 * 1024 * 1024
+OVERWRITTEN_SEGMENT = 32 * 1024 * 1024
 """Bytes; the newest segment is never compacted."""
 
 _CREATE_SECONDS = 30.0
@@ -142,6 +142,21 @@ class Topics:
         """Which trained models are in force, and their bytes; compacted, one partition."""
         return f"{self.pipeline}.models"
 
+    @property
+    def rules(self) -> str:
+        """The rules in force; compacted, one partition."""
+        return f"{self.pipeline}.rules"
+
+    @property
+    def lists(self) -> str:
+        """Entries of lists, tags and snoozes; compacted, one partition."""
+        return f"{self.pipeline}.lists"
+
+    @property
+    def audit(self) -> str:
+        """Number and hash of the newest audit record, again and again; one partition, kept for ever."""
+        return f"{self.pipeline}.audit"
+
 
 def partition_of(key: bytes, count: int) -> int:
     """The partition (0 to ``count - 1``) in which Kafka's Java client puts ``key``.
@@ -200,7 +215,7 @@ def create_topics(
             admin.list_topics(topic.topic, timeout=10.0)
     else:
         _create(admin, wanted)
-    found = _await_topics(admin, names)
+    found = _await_topics(admin, {topic.topic for topic in wanted})
     for other in (names.verdicts, names.labels_joined):
         if found[other] != found[names.events]:
             raise Fatal(
@@ -225,7 +240,7 @@ def _wanted(names: Topics, count: int, replication: int, replies: int) -> list[N
     # what was in force once is soon cleaned away: a worker reads all that is there when it starts
     models = {**big, **kept, "segment.bytes": str(MODELS_SEGMENT_BYTES), "min.cleanable.dirty.ratio": "0.1"}
     # one key written over and over: small segments, so that a restart reads little of what is outdated
-    overwritten = {**kept, **big, "segment.bytes": str(DRIFT_STATE_SEGMENT)}
+    overwritten = {**kept, **big, "segment.bytes": str(OVERWRITTEN_SEGMENT)}
     year = {"retention.ms": str(DRIFT_RETENTION_MS)}
     plan: list[tuple[str, int, dict[str, str]]] = [
         (names.events, count, events),
@@ -241,6 +256,9 @@ def _wanted(names: Topics, count: int, replication: int, replies: int) -> list[N
         (names.labels_joined, count, {}),
         (names.label_dead_letters, count, letters),
         (names.models, 1, models),
+        (names.rules, 1, overwritten),
+        (names.lists, 1, overwritten),
+        (names.audit, 1, {"retention.ms": "-1"}),
         (names.drift, 1, year),
         (names.drift_state, 1, overwritten),
     ]
@@ -272,17 +290,8 @@ def _create(admin: AdminClient, wanted: list[NewTopic]) -> None:
             ) from error
 
 
-def _await_topics(admin: AdminClient, names: Topics) -> dict[str, int]:
+def _await_topics(admin: AdminClient, needed: set[str]) -> dict[str, int]:
     """Brokers learn of a topic a moment after the controller has made it; wait until ours all know."""
-    needed = {
-        names.events, names.dead_letters, names.redriven, names.verdicts, names.alerts, names.replies,
-        names.labels, names.raw_label_dead_letters, names.label_claims,
-        names.labels_joined,
-        names.label_dead_letters,
-        names.models,
-        names.drift,
-        names.drift_state,
-    }  # fmt: skip
     deadline = time.monotonic() + _CREATE_SECONDS
     while True:
         found = _existing(admin)

@@ -22,6 +22,7 @@ from featurestore.reaching_verdicts import ReachingVerdicts
 from featurestore.redis_client import connect
 from featurestore.worker_reports import WorkerReports
 from lifecycle.registry import ModelRegistry
+from lifecycle.registry_sql import SqlModelRegistry
 from scoring.dry_run import StateDryRunner
 from scoring.models_in_use import ModelsInUse
 from scoring.verdicts import VerdictEncoder
@@ -32,7 +33,7 @@ from stream.models_follower import ModelsFollower
 from stream.models_topic import publish
 from stream.topics import Topics, partition_of, partitions_of
 from tidegate.loading import load
-from tidegate.model_registry import RegistryWhenNeeded
+from tidegate.model_registry import DatabaseWhenNeeded
 from tidegate.offline import offline_store
 from tidegate.parts import hot_verdicts, models_follower
 from tidegate.settings import Settings
@@ -68,7 +69,10 @@ def api(settings: Settings, stop: threading.Event) -> None:
     models = models_follower(settings, pipeline, f"tidegate-api-{settings.worker_id}-models")
     labels = KafkaLabelSink(conf, pipeline.name)
     hot = hot_verdicts(settings, pipeline)
-    registry = RegistryWhenNeeded(settings.database(), pipeline.name, SystemClock())
+    database = DatabaseWhenNeeded(settings.database())
+
+    def registry() -> SqlModelRegistry:
+        return SqlModelRegistry(database(), pipeline.name, SystemClock())
 
     async def start() -> None:
         await gateway.start()
@@ -80,7 +84,7 @@ def api(settings: Settings, stop: threading.Event) -> None:
         await feed.close()
         await gateway.close()
         models.close()
-        registry.close()
+        database.close()
 
     deps = ApiDeps(
         pipeline=pipeline,
@@ -103,6 +107,7 @@ def api(settings: Settings, stop: threading.Event) -> None:
         ),
         drift=DriftReports(client, pipeline.name),
         registry=CollectorRegistry(),
+        database=database,
         model_registry=registry,
         publish_models=lambda: _publish_models(settings, registry()),
         probes={"kafka": lambda: _ask_kafka(admin, topics.events), "redis": hot.ping},

@@ -1,4 +1,4 @@
-"""Opening the model registry that the settings name."""
+"""Opening the database that the settings name, and the model registry in it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from domain.clock import Clock
 from lifecycle.database import Database, usable_url
 from lifecycle.registry_sql import SqlModelRegistry
 
-__all__ = ["RegistryWhenNeeded", "open_registry"]
+__all__ = ["DatabaseWhenNeeded", "open_registry"]
 
 
 def open_registry(database_url: str, pipeline: str, clock: Clock) -> SqlModelRegistry:
@@ -16,29 +16,27 @@ def open_registry(database_url: str, pipeline: str, clock: Clock) -> SqlModelReg
     return SqlModelRegistry(Database(database_url), pipeline, clock)
 
 
-class RegistryWhenNeeded:
-    """Opens the registry at the first call, so that an API serves verdicts while the database is away.
+class DatabaseWhenNeeded:
+    """Opens the database at the first call, so that an API serves verdicts while it is away.
 
     Raises Fatal for a URL that can never be opened.
     """
 
-    def __init__(self, database_url: str, pipeline: str, clock: Clock) -> None:
+    def __init__(self, database_url: str) -> None:
         usable_url(database_url)
         self._database_url = database_url
-        self._pipeline = pipeline
-        self._clock = clock
         self._lock = threading.Lock()
-        self._registry: SqlModelRegistry | None = None
+        self._database: Database | None = None
 
-    def __call__(self) -> SqlModelRegistry:
-        """The registry; raises as :func:`open_registry`, and tries again at the next call."""
+    def __call__(self) -> Database:
+        """The database, its tables moved on; raises RegistryUnavailable, and tries again at the next call."""
         with self._lock:
-            if self._registry is None:
-                self._registry = open_registry(self._database_url, self._pipeline, self._clock)
-            return self._registry
+            if self._database is None:
+                self._database = Database(self._database_url)
+            return self._database
 
     def close(self) -> None:
         """Close it, if it was opened."""
         with self._lock:
-            if self._registry is not None:
-                self._registry.close()
+            if self._database is not None:
+                self._database.close()
