@@ -13,7 +13,7 @@ not. The same rows in the same order, settings and seed give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,9 +28,10 @@ from detectors.trained_model import Member, TrainedModel, inputs_of, placed
 from domain.batch import Floats, Ints
 from domain.errors import TooFewLabels
 from domain.examples import Examples
+from domain.parallel import Run, in_turn
 from domain.pipeline import LABELLED_KINDS, DetectorSpec, Pipeline
 
-__all__ = ["FitSettings", "Part", "Run", "fit_model"]
+__all__ = ["FitSettings", "Part", "fit_model"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,11 +67,6 @@ class Part:
     recent: Floats
 
 
-Run = Callable[[Callable[[int], Part], Sequence[int]], Iterable[Part]]
-"""Calls a function with each number, in any order or place, and gives what it returned in their order: ``map``, that
-of a process pool, of Dask, of Ray. The parts are most of the work, and the same wherever they are fitted."""
-
-
 def fit_model(
     pipeline: Pipeline,
     examples: Examples,
@@ -78,12 +74,13 @@ def fit_model(
     now: int,
     seed: int,
     settings: FitSettings | None = None,
-    run: Run = map,
+    run: Run = in_turn,
 ) -> TrainedModel:
     """A model for ``pipeline`` from ``examples`` (``y`` NaN where unlabelled) as of ``now`` (UTC microseconds).
 
     Its members are the detectors of the pipeline that learn from labels, fitted anew; without any: gradient boosting.
-    Raises TooFewLabels, and ValueError for rows that do not fit the pipeline.
+    ``run`` fits the parts, which are most of the work. Raises TooFewLabels, and ValueError for rows that do not fit
+    the pipeline.
     """
     return _Fit(pipeline, examples, now, seed, settings or FitSettings()).model(run)
 

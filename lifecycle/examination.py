@@ -11,6 +11,7 @@ from detectors.trained_model import TrainedModel
 from domain.batch import Floats, Ints
 from domain.durations import format_duration
 from domain.examples import Examples
+from domain.parallel import Run, in_turn
 from domain.pipeline import Pipeline
 from domain.pipeline_retraining import Retraining
 from featurestore.offline_port import Pin
@@ -20,6 +21,7 @@ from lifecycle.leakage import find_leaks, undelayed_rates
 from lifecycle.live import OWN, alert_share
 from lifecycle.manifest import Manifest
 from lifecycle.model_card import Card, Facts, Metric, card, gate_sections, moment
+from lifecycle.parallel_scores import scores_of
 from lifecycle.plots import precision_recall
 from lifecycle.training import TrainingPlan, TrainingRows, codes_of
 
@@ -43,6 +45,7 @@ def examine(
     rows: TrainingRows,
     model: TrainedModel,
     champion: TrainedModel | None,
+    run: Run = in_turn,
 ) -> Examined:
     """Let the gate judge ``model`` on the labelled rows from ``split`` on.
 
@@ -52,9 +55,9 @@ def examine(
     later = np.flatnonzero(known & (examples.times >= split))
     earlier = np.flatnonzero(known & (examples.times < split))
     held = examples.take(later)
-    said = model.score(held.x, held.ranks)
+    said = scores_of(model, held, run)
     usable = champion if champion is not None and champion.mismatch(pipeline) is None else None
-    other = held.score if usable is None else usable.score(held.x, held.ranks).score
+    other = held.score if usable is None else scores_of(usable, held, run).score
     given = GateSlice(
         labels=held.y == 1.0,
         times=held.times,

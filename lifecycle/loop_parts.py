@@ -9,6 +9,7 @@ from typing import Protocol
 
 from detectors.model_fit import FitSettings
 from detectors.trained_model import TrainedModel
+from domain.parallel import Run, in_turn
 from domain.pipeline import Pipeline
 from domain.pipeline_retraining import Retraining
 from lifecycle.artefact import seal, unseal
@@ -91,6 +92,7 @@ class LoopParts:
     """``owner`` names this trainer in leases and audit; ``at`` is called at each place where a crash must do no harm.
 
     ``lease_seconds``: how long a run is held without a sign of life; longer than the longest step, which is training.
+    ``run`` does the parts of fits and of the gate's backtest.
     """
 
     pipeline: Pipeline
@@ -104,4 +106,5 @@ class LoopParts:
     publish: Callable[[], None]
     lease_seconds: float = 600.0
     fit: FitSettings | None = None
+    run: Run = in_turn
     at: Callable[[str], None] = _nowhere

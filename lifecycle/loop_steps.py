@@ -179,7 +179,7 @@ class ClosedLoop:
         parts, plan = self._parts, _plan(run)
         examples = self._examples(plan)
         try:
-            trained = train(parts.pipeline, examples, plan, self._rules, parts.fit)
+            trained = train(parts.pipeline, examples, plan, self._rules, parts.fit, parts.run)
         except TooFewLabels as error:
             self._finish(run, Outcome.FAILED, str(error))
             return
@@ -222,6 +222,7 @@ class ClosedLoop:
             parts.rows,
             model,
             self._champion(state),
+            parts.run,
         )
         made = model_card(parts.pipeline, self._rules, record.manifest, model, examined)
         found = examined.report.to_json()

@@ -22,10 +22,12 @@ from domain.batch import Floats
 from domain.clock import from_micros
 from domain.errors import TooFewLabels
 from domain.examples import Examples
+from domain.parallel import Run, in_turn
 from domain.pipeline import Pipeline
 from domain.pipeline_retraining import Retraining
 from featurestore.offline_port import ExampleCounts, Pin
 from lifecycle.evaluation import ranking
+from lifecycle.parallel_scores import scores_of
 
 __all__ = [
     "Trained",
@@ -176,18 +178,19 @@ def train(
     plan: TrainingPlan,
     rules: Retraining,
     settings: FitSettings | None = None,
+    run: Run = in_turn,
 ) -> Trained:
-    """A model fitted to what is older than the split. Raises TooFewLabels."""
+    """A model fitted to what is older than the split, its parts by ``run``. Raises TooFewLabels."""
     settings = settings or FitSettings()
     split = choose_split(examples, rules, plan.since)
     teaching = _without_labels(examples, examples.times >= split)
     tried: list[tuple[float, float]] = []
     history = HISTORIES[0]
     if rules.search:
-        tried = _search(pipeline, teaching, plan, settings)
+        tried = _search(pipeline, teaching, plan, settings, run)
         history = max(tried, key=lambda one: (one[1], one[0]))[0] if tried else history
     teaching = _recent(teaching, history)
-    model = fit_model(pipeline, teaching, now=plan.as_of, seed=plan.seed, settings=settings)
+    model = fit_model(pipeline, teaching, now=plan.as_of, seed=plan.seed, settings=settings, run=run)
     known = ~np.isnan(teaching.y)
     return Trained(
         model=model,
@@ -202,7 +205,7 @@ def train(
 
 
 def _search(
-    pipeline: Pipeline, teaching: Examples, plan: TrainingPlan, settings: FitSettings
+    pipeline: Pipeline, teaching: Examples, plan: TrainingPlan, settings: FitSettings, run: Run
 ) -> list[tuple[float, float]]:
     """(history, average precision) of each candidate on the newest quarter of the positives that may teach."""
     positive = np.sort(teaching.times[teaching.y == 1.0])
@@ -215,11 +218,16 @@ def _search(
     for history in HISTORIES:
         try:
             model = fit_model(
-                pipeline, _recent(earlier, history), now=plan.as_of, seed=plan.seed, settings=settings
+                pipeline,
+                _recent(earlier, history),
+                now=plan.as_of,
+                seed=plan.seed,
+                settings=settings,
+                run=run,
             )
         except TooFewLabels:
             continue
-        said = model.score(held.x, held.ranks).score
+        said = scores_of(model, held, run).score
         found.append((history, ranking(said, held.y == 1.0).average_precision))
     return found
 

@@ -67,6 +67,11 @@ class Settings(BaseSettings):
         default="",
         description="Public keys (64 hexadecimal digits each, commas between) of those whose trained models are run.",
     )
+    dask: str | None = Field(
+        default=None,
+        description="Scheduler of a Dask cluster that does the parts of trainings (tls://HOST:8786); none: the trainer "
+        "does them. Needs tidegate[dask] here and on its workers.",
+    )
     api_host: str = Field(
         default="127.0.0.1", description="Address of the API; loopback, as it has no authentication yet."
     )

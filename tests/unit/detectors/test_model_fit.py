@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pytest
 
-from detectors.model_fit import FitSettings, Part, fit_model, members_of
+from detectors.model_fit import FitSettings, fit_model, members_of
 from detectors.stacking import average_precision
 from domain.errors import TooFewLabels
 from domain.examples import Examples
 from tests.unit.detectors.trained import BOOSTING, DAY, HST, LOGISTIC, SETTINGS, examples, pipeline, trained
+
+T = TypeVar("T")
 
 
 def test_the_same_rows_give_the_same_bytes_and_another_seed_others() -> None:
@@ -25,9 +28,9 @@ def test_parts_may_be_fitted_anywhere_and_in_any_order() -> None:
     rows = examples(600, 2)
     declared = pipeline(HST, BOOSTING)
 
-    def elsewhere(part: Callable[[int], Part], numbers: Sequence[int]) -> Iterable[Part]:
+    def elsewhere(part: Callable[[int], T], numbers: Sequence[int], /) -> Iterable[T]:
         done = {number: part(number) for number in reversed(numbers)}
-        travelled: list[Part] = pickle.loads(pickle.dumps([done[number] for number in numbers]))
+        travelled: list[T] = pickle.loads(pickle.dumps([done[number] for number in numbers]))
         return travelled
 
     here = fit_model(declared, rows, now=DAY, seed=3, settings=SETTINGS)
