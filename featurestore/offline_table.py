@@ -205,18 +205,23 @@ class OfflineTable:
     def _create(self) -> DeltaTable:
         kind = self.kind
         schema = pa.schema([*kind.fixed, *(pa.field(n, t) for n, t in self._columns.items())])
-        DeltaTable.create(
-            self.url,
-            schema=schema,
-            mode="ignore",
-            partition_by=[kind.partition],
-            name=kind.name,
-            storage_options=self._options,
-            configuration={
-                "delta.dataSkippingStatsColumns": ",".join(kind.skipping),
-                "delta.logRetentionDuration": LOG_RETENTION,
-            },
-        )
+        try:
+            DeltaTable.create(
+                self.url,
+                schema=schema,
+                mode="ignore",
+                partition_by=[kind.partition],
+                name=kind.name,
+                storage_options=self._options,
+                configuration={
+                    "delta.dataSkippingStatsColumns": ",".join(kind.skipping),
+                    "delta.logRetentionDuration": LOG_RETENTION,
+                },
+            )
+        except DeltaError:
+            # somebody else made it at this moment
+            if not DeltaTable.is_deltatable(self.url, storage_options=self._options):
+                raise
         self._table = DeltaTable(self.url, storage_options=self._options)
         return self._table
 
