@@ -38,7 +38,7 @@ class _Corrupted:
 
     def examples(self, pin: Pin, start: int, stop: int, as_of: int, *, share: float = 1.0) -> Examples:
         found = self.rows.examples(pin, start, stop, as_of, share=share)
-        return Examples(found.x, self.corrupt(found), found.ranks, found.score, found.times, found.known_at)
+        return replace(found, y=self.corrupt(found))
 
     def entity(
         self, pin: Pin, start: int, stop: int, as_of: int, name: str, *, share: float = 1.0

@@ -122,7 +122,9 @@ class ExampleReader:
 
     def _piece(self, verdicts: Snapshot, first: int, last: int, as_of: int, share: float) -> Examples:
         names = (*self._features, *self._ranks)
-        with self._connected(verdicts, first, last, as_of, share, ("score", *names)) as connection:
+        with self._connected(
+            verdicts, first, last, as_of, share, ("score", "own_score", *names)
+        ) as connection:
             table = connection.sql(_ORDERED).to_arrow_table()
         known_at: Ints = np.array(pc.fill_null(table["known_at"], NEVER).to_numpy(), dtype=np.int64)
         return Examples(
@@ -132,6 +134,7 @@ class ExampleReader:
             score=_floats(table["score"]),
             times=np.array(table["event_time"].to_numpy(), dtype=np.int64),
             known_at=known_at,
+            own=_own(table),
         )
 
     def _connected(
@@ -160,6 +163,15 @@ def _matrix(table: Any, names: Sequence[str]) -> Floats:
         if table.schema.get_field_index(name) >= 0:
             found[:, i] = table[name].to_numpy()
     return found
+
+
+def _own(table: Any) -> Floats | None:
+    """What the pipeline's own detectors said, None where no model from the registry was in force."""
+    if table.schema.get_field_index("own_score") < 0 or table["own_score"].null_count == table.num_rows:
+        return None
+    # where there is none, nobody but the own detectors decided
+    alone = pc.is_null(table["own_score"]).to_numpy()
+    return np.where(alone, _floats(table["score"]), _floats(table["own_score"]))
 
 
 def _floats(column: Any) -> Floats:

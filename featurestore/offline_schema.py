@@ -12,6 +12,7 @@ was missing.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
@@ -78,6 +79,10 @@ class _Versions(msgspec.Struct, gc=False):
     pipeline_digest: str
 
 
+class _Said(msgspec.Struct, gc=False):
+    score: float | None = None
+
+
 class _Verdict(msgspec.Struct, gc=False):
     """What columns need of a verdict: its public contract, loosely, so that older and newer ones can be read."""
 
@@ -95,6 +100,7 @@ class _Verdict(msgspec.Struct, gc=False):
     first: Source | None = None
     labels_offset: _Int | None = None
     probability: float | None = None
+    models: dict[str, _Said] = {}
 
 
 class _Label(msgspec.Struct, gc=False):
@@ -147,6 +153,7 @@ class _Verdicts(TableKind):
                 ("decision", pa.string()),
                 ("score", pa.float64()),
                 ("probability", pa.float64()),
+                ("own_score", pa.float64()),
                 ("duplicate", pa.bool_()),
                 ("flags", pa.string()),
                 ("code", pa.string()),
@@ -177,6 +184,7 @@ class _Verdicts(TableKind):
             "decision": said.decision.value,
             "score": said.score,
             "probability": said.probability,
+            "own_score": _own_score(said),
             "duplicate": said.first is not None or Flag.DUPLICATE in said.flags,
             "flags": ",".join(said.flags),
             "code": said.versions.code,
@@ -193,6 +201,14 @@ class _Verdicts(TableKind):
             row["rank_" + name] = output.rank
             row["raw_" + name] = output.score
         return row
+
+
+def _own_score(said: _Verdict) -> float | None:
+    """NaN, which is not null, where a model from the registry decided what our own detectors could not."""
+    own = said.models.get("own")
+    if own is None:
+        return None
+    return math.nan if own.score is None else own.score
 
 
 class _Labels(TableKind):

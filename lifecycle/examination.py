@@ -49,7 +49,7 @@ def examine(
 ) -> Examined:
     """Let the gate judge ``model`` on the labelled rows from ``split`` on.
 
-    Without a champion, or with one for other features, it is compared with the scores as the verdicts had them.
+    Without a champion, or with one for other features, it is compared with the pipeline's own scores.
     """
     known = ~np.isnan(examples.y)
     later = np.flatnonzero(known & (examples.times >= split))
@@ -57,7 +57,8 @@ def examine(
     held = examples.take(later)
     said = scores_of(model, held, run)
     usable = champion if champion is not None and champion.mismatch(pipeline) is None else None
-    other = held.score if usable is None else scores_of(usable, held, run).score
+    own = held.score if held.own is None else held.own
+    other = own if usable is None else scores_of(usable, held, run).score
     given = GateSlice(
         labels=held.y == 1.0,
         times=held.times,

@@ -8,6 +8,7 @@ is shipped: nothing is fitted again to the later slice.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -243,7 +244,7 @@ def _recent(examples: Examples, history: float) -> Examples:
 
 def _without_labels(examples: Examples, where: npt.NDArray[np.bool_]) -> Examples:
     y: Floats = np.where(where, np.nan, examples.y)
-    return Examples(examples.x, y, examples.ranks, examples.score, examples.times, examples.known_at)
+    return dataclasses.replace(examples, y=y)
 
 
 def codes_of(values: Sequence[str | None]) -> npt.NDArray[np.int64]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from domain.examples import Examples
-from domain.verdict import Verdict
+from domain.verdict import ModelOutput, ModelRole, Verdict
 from featurestore.hot_verdicts_port import VerdictQuery
 from featurestore.offline import NEVER, LogRecord, OfflineStore, Pin, PinGone
 from featurestore.offline_examples import ExampleReader
@@ -66,6 +66,24 @@ def test_partitions_and_logs_have_their_own_positions(store: OfflineStore) -> No
     assert store.append_verdicts([scored(7), scored(4, partition=1)], LOG).written == 1
     assert store.append_verdicts([scored(1, time=NOON)], "small.verdicts/made anew").written == 1
     assert len(store.examples(store.pin(), *ALL)) == 4
+
+
+def test_examples_tell_what_the_own_detectors_said_while_a_champion_decided(store: OfflineStore) -> None:
+    def judged(own: float | None) -> dict[str, ModelOutput]:
+        return {
+            "own": ModelOutput(ModelRole.OWN, own, None),
+            "m-1": ModelOutput(ModelRole.CHAMPION, 0.9, None, decided=True),
+        }
+
+    store.append_verdicts([scored(0, score=0.4)], LOG)
+    assert store.examples(store.pin(), *ALL).own is None
+    store.append_verdicts(
+        [scored(1, score=0.9, models=judged(0.2)), scored(2, score=0.9, models=judged(None))], LOG
+    )
+    found = store.examples(store.pin(), *ALL)
+    assert found.score.tolist() == [0.4, 0.9, 0.9]
+    assert found.own is not None
+    np.testing.assert_array_equal(found.own, [0.4, 0.2, np.nan])
 
 
 class _Raced(OfflineTable):
