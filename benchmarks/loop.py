@@ -51,6 +51,7 @@ class Plan:
     per_day: int = 2_000
     warm_up: int = 8
     reference: int = 14
+    seed: int = 0
 
     @property
     def watched_from(self) -> int:
@@ -145,7 +146,7 @@ def frozen(stage: LoopStage, version: str | None) -> Floats:
 
 def run_changed(stage: LoopStage, plan: Plan, say: Say) -> dict[str, Any]:
     """The stream with the change, then the trials."""
-    stream = LoopStream(START, plan.per_day, turn=plan.turn)
+    stream = LoopStream(START, plan.per_day, turn=plan.turn, seed=plan.seed)
     chronicle = _Chronicle(stage, say)
     feed(stage, stream, plan, range(plan.days), chronicle)
     _, _, score, own = stage.collected.arrays()
@@ -244,7 +245,7 @@ def misbehave(
 def run_control(stage: LoopStage, plan: Plan, say: Say) -> dict[str, Any]:
     """The same stream without a change: alarms are false."""
     chronicle = _Chronicle(stage, say)
-    feed(stage, LoopStream(START, plan.per_day), plan, range(plan.days), chronicle)
+    feed(stage, LoopStream(START, plan.per_day, seed=plan.seed), plan, range(plan.days), chronicle)
     watched = plan.days - plan.watched_from
     alarms = stage.alarms()
     return {
@@ -263,10 +264,13 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run, print the time line, write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--days", type=int, default=Plan().days)
+    parser.add_argument(
+        "--seed", type=int, default=Plan().seed, help="of the stream: other customers, other frauds"
+    )
     parser.add_argument("--no-control", action="store_true", help="leave the stationary stream out")
     parser.add_argument("--json", type=Path, default=RESULTS, help="where the results go")
     given = parser.parse_args(arguments)
-    plan = replace(Plan(), days=given.days)
+    plan = replace(Plan(), days=given.days, seed=given.seed)
 
     def say(text: str) -> None:
         print(text, flush=True)
@@ -274,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     began = time.monotonic()
     kind = choose()
     results: dict[str, Any] = {
-        "plan": plan.settings() | {"days": plan.days, "turn": plan.turn},
+        "plan": plan.settings() | {"days": plan.days, "turn": plan.turn, "seed": plan.seed},
         "services": kind,
     }
     with (
