@@ -285,14 +285,17 @@ def main() -> None:
     """Measure, print, write benchmarks/results/drift.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, default=RESULTS, help="where the results go")
     arguments = parser.parse_args()
     plan = Plan()
     runs = []
-    for seed in range(1, arguments.seeds + 1):
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         runs.append(measure(seed, plan))
         print(f"seed {seed}: control {runs[-1]['control']}", flush=True)
     result = {
         "seeds": arguments.seeds,
+        "first_seed": arguments.first_seed,
         "declared_per_30_days": plan.per_month,
         "columns": COLUMNS,
         **summary(runs, plan),
@@ -301,8 +304,8 @@ def main() -> None:
     for name, row in result["monitors"].items():
         told = " ".join(f"{s} {d['told']:.0%}/{d['median_hours']}h" for s, d in row["delays"].items())
         print(f"{name:13} false {row['false_per_30_days']:.2f}  {told}  dummy {row['dummy']}")
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    arguments.json.parent.mkdir(exist_ok=True)
+    arguments.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":
