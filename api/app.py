@@ -13,7 +13,7 @@ from api.convergence import ConvergenceWatch
 from api.deps import ApiDeps
 from api.guard import Guard
 from api.metrics import ApiMetrics
-from api.routes import audit, drift, health, labels, live, model_changes, models, score, verdicts
+from api.routes import audit, drift, health, keys, labels, live, model_changes, models, score, verdicts
 
 __all__ = ["create_app"]
 
@@ -42,7 +42,8 @@ def create_app(deps: ApiDeps) -> FastAPI:
         version=VERSION,
         description="Events in, explained verdicts out. Times in verdicts are UTC microseconds.",
         lifespan=lifespan,
-        # their pages load scripts from other hosts; /openapi.json is enough for tools
+        # their pages load scripts from other hosts; /openapi.json is enough for tools, and a route of ours
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -57,7 +58,8 @@ def create_app(deps: ApiDeps) -> FastAPI:
     app.include_router(model_changes.router(deps))
     app.include_router(audit.router(deps))
     app.include_router(drift.router(deps))
+    app.include_router(keys.router(deps))
     app.include_router(health.router(deps))
-    openapi.install(app, deps.pipeline)
+    openapi.install(app, deps)
     app.add_middleware(Guard, metrics=metrics)
     return app

@@ -55,6 +55,10 @@ async def _nothing() -> None:
     return
 
 
+def _nobody_listens() -> None:
+    return
+
+
 class _NoDrift:
     """For an API beside which no monitor runs."""
 
@@ -71,6 +75,7 @@ class ApiDeps:
     server's event loop before the first and after the last request; the gateway and the feed belong there.
     ``database`` opens the database of whatever people change (rules, lists, keys, endpoints, cases), or raises
     RegistryUnavailable; ``access`` says who asks and what they may.
+    ``keys_changed`` is called when a key was made or revoked here.
     ``model_registry`` gives the registry, or raises RegistryUnavailable; ``publish_models`` tells the workers what
     is in force. Without them there are no trained models here.
     """
@@ -91,6 +96,7 @@ class ApiDeps:
     limits: ApiLimits = field(default_factory=ApiLimits)
     database: Callable[[], Database] | None = None
     access: Access = field(default_factory=EverybodyOnThisMachine)
+    keys_changed: Callable[[], None] = _nobody_listens
     model_registry: Callable[[], ModelRegistry] | None = None
     publish_models: Callable[[], None] | None = None
     start: Callable[[], Awaitable[None]] = _nothing

@@ -8,6 +8,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from api.access import Scope, needs
 from api.body import read_json_body
 from api.deps import ApiDeps
 from api.metrics import ApiMetrics
@@ -34,6 +35,7 @@ def router(deps: ApiDeps, metrics: ApiMetrics) -> APIRouter:
 
     @routes.post(
         "/v1/labels",
+        dependencies=[needs(deps, Scope.LABELS_WRITE)],
         status_code=202,
         response_class=Response,
         summary="Say what events turned out to be",

@@ -9,6 +9,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from api.access import Scope, needs
 from api.body import read_json_body
 from api.deps import ApiDeps
 from api.metrics import ApiMetrics
@@ -31,6 +32,7 @@ def router(deps: ApiDeps, metrics: ApiMetrics) -> APIRouter:
 
     @routes.post(
         "/v1/score",
+        dependencies=[needs(deps, Scope.SCORE)],
         summary="Score an event",
         description="Writes the event to Kafka and waits for its committed verdict.",
         responses={
