@@ -11,11 +11,12 @@ from prometheus_client import CollectorRegistry
 
 from api.access import Access, EverybodyOnThisMachine
 from api.key_ring import KeyRing
-from api.keys import KeyAccess, Rate, RootKey, Tokens
+from api.keys import KeyAccess, Rate, RootKey
 from domain.clock import Clock
 from domain.errors import Fatal
 from lifecycle.database import Database
 from lifecycle.key_store import KeyStore
+from tidegate.oidc import oidc_tokens
 from tidegate.settings import Settings
 
 __all__ = ["Entrance", "entrance_of", "is_loopback"]
@@ -55,7 +56,7 @@ def entrance_of(
             clock,
             registry,
             root=None if settings.api_key is None else RootKey(settings.api_key.get_secret_value()),
-            tokens=_tokens(settings, pipeline, clock),
+            tokens=oidc_tokens(settings, pipeline, clock),
             rate=Rate(settings.api_rate, max(1, round(2 * settings.api_rate))),
         )
         return Entrance(access, ring.forget)
@@ -78,7 +79,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _tokens(settings: Settings, pipeline: str, clock: Clock) -> Tokens | None:
-    return None
