@@ -13,6 +13,7 @@ from api.convergence import ConvergenceWatch
 from api.deps import ApiDeps
 from api.guard import Guard
 from api.metrics import ApiMetrics
+from api.pressure import Pressure
 from api.routes import audit, drift, health, keys, labels, live, model_changes, models, score, verdicts
 
 __all__ = ["create_app"]
@@ -21,7 +22,10 @@ VERSION = "0.1.0"
 
 
 def create_app(deps: ApiDeps) -> FastAPI:
-    """The API of one pipeline. ``app.state.streams`` is the LiveStreams to end before the server stops."""
+    """The API of one pipeline. ``app.state.streams`` is the LiveStreams to end before the server stops.
+
+    ``app.state.limits`` are those of connections, for the server.
+    """
     metrics = ApiMetrics(deps.registry)
     streams = live.LiveStreams(deps.limits.streams)
     watch = ConvergenceWatch(deps)
@@ -49,6 +53,7 @@ def create_app(deps: ApiDeps) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.streams = streams
+    app.state.limits = deps.limits
     problems.install(app)
     app.include_router(score.router(deps, metrics))
     app.include_router(labels.router(deps, metrics))
@@ -61,5 +66,6 @@ def create_app(deps: ApiDeps) -> FastAPI:
     app.include_router(keys.router(deps))
     app.include_router(health.router(deps))
     openapi.install(app, deps)
+    app.add_middleware(Pressure, limit=deps.limits.requests)
     app.add_middleware(Guard, metrics=metrics)
     return app

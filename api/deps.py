@@ -40,6 +40,10 @@ class ApiLimits:
     probe_seconds    for each readiness check
     publish_seconds  for telling the workers of a new champion: a transaction of Kafka, and at worst the end of
                      somebody else's
+    requests         under way at once, live streams too; more are told to come back
+    connections      open at once; a request each, and idle ones
+    head_seconds     for the head of a request to arrive
+    stall_seconds    until a client that takes nothing of an answer is cut off
     """
 
     body_seconds: float = 10.0
@@ -49,6 +53,10 @@ class ApiLimits:
     stream_send: float = 30.0
     probe_seconds: float = 2.0
     publish_seconds: float = 30.0
+    requests: int = 256
+    connections: int = 1_024
+    head_seconds: float = 10.0
+    stall_seconds: float = 30.0
 
 
 async def _nothing() -> None:

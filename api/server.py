@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from fastapi import FastAPI
 
+from api.protocol import bounded
 from domain.errors import ServiceMissing
 
 __all__ = ["serve"]
@@ -69,6 +70,8 @@ async def _run(
             app,
             # paths and queries hold ids and account numbers (P7); metrics and our own log tell enough
             access_log=False,
+            http=bounded(app.state.limits),
+            ws="none",
             log_config=None,
             lifespan="on",
             server_header=False,

@@ -70,7 +70,8 @@ def _fetched(url: str) -> Any:
 
     try:
         with (
-            httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=False) as client,
+            # a proxy of the environment is for the outside
+            httpx.Client(timeout=TIMEOUT_SECONDS, trust_env=url.startswith("https:")) as client,
             client.stream("GET", url) as answer,
         ):
             if answer.status_code != 200:

@@ -56,8 +56,8 @@ def router(deps: ApiDeps, metrics: ApiMetrics) -> APIRouter:
             bool, Query(description="Score against present state; write and change nothing")
         ] = False,
     ) -> Response:
-        raw = await read_json_body(request, deps.pipeline.event.max_bytes, deps.limits.body_seconds)
         try:
+            raw = await read_json_body(request, deps.pipeline.event.max_bytes, deps.limits.body_seconds)
             event = deps.codec.decode(raw, received_at=deps.clock.now())
             if dry_run:
                 verdict = await dry.run(lambda: deps.dry_runner.score(raw))
