@@ -1,23 +1,42 @@
 """Who asks, and what they may: every route names the scope that it needs.
 
 A route declares it once, ``dependencies=[needs(deps, Scope.RULES_WRITE)]``, and asks :func:`principal_of` for the name
-that goes into the audit. Who somebody is comes from the port ``Access`` of the dependencies.
+that goes into the audit. Who somebody is comes from the port ``Access`` of the dependencies. :func:`routes_of` and
+:func:`needed` tell which route needs what: the OpenAPI document says it, and a test walks all of them.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fastapi import Depends, Request
+from starlette.routing import BaseRoute
 
 from api.problems import ProblemError
 
 if TYPE_CHECKING:
     from api.deps import ApiDeps
 
-__all__ = ["EVERYTHING", "Access", "EverybodyOnThisMachine", "Principal", "Scope", "needs", "principal_of"]
+__all__ = [
+    "EVERYTHING",
+    "ROLES",
+    "Access",
+    "EverybodyOnThisMachine",
+    "Principal",
+    "Scope",
+    "asked_by",
+    "needed",
+    "needs",
+    "principal_of",
+    "routes_of",
+]
+
+_LOCAL = "local"
+_LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 
 
 class Scope(StrEnum):
@@ -43,10 +62,19 @@ class Scope(StrEnum):
     AUDIT_READ = "audit:read"
     ENTITIES_ERASE = "entities:erase"
     KEYS_WRITE = "keys:write"
-    """Make and revoke keys."""
+    """See, make, rotate and revoke keys."""
+    METRICS_READ = "metrics:read"
+    """The API's metrics, for Prometheus."""
 
 
 EVERYTHING = frozenset(Scope)
+
+_VIEWER = frozenset(
+    {Scope.VERDICTS_READ, Scope.CASES_READ, Scope.RULES_READ, Scope.MODELS_READ, Scope.WEBHOOKS_READ}
+)
+_ANALYST = _VIEWER | {Scope.LABELS_WRITE, Scope.CASES_WRITE, Scope.RULES_WRITE, Scope.AUDIT_READ}
+ROLES = {"viewer": _VIEWER, "analyst": _ANALYST, "admin": EVERYTHING}
+"""What people in a role may do: see; work on cases, labels, rules and lists too; everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +94,71 @@ class Access(Protocol):
 
 
 class EverybodyOnThisMachine:
-    """Without configured authentication: the API listens on loopback only, and who reaches it may do anything."""
+    """Without configured authentication: the API listens on loopback only, and who reaches it may do anything.
+
+    With ``only_local_names`` a request must call us by a name of loopback. A page in a browser here that had its own
+    name resolve to 127.0.0.1 (DNS rebinding) could otherwise read and change everything.
+    """
+
+    def __init__(self, *, only_local_names: bool = False) -> None:
+        self._only_local_names = only_local_names
 
     async def identify(self, request: Request) -> Principal:
-        """Always the same."""
-        return Principal("local", EVERYTHING)
-
-
-def needs(deps: ApiDeps, scope: Scope) -> Any:
-    """A route's dependency: 401 unless somebody asks, 403 unless they have ``scope``."""
-
-    async def check(request: Request) -> None:
-        principal = await deps.access.identify(request)
-        if scope not in principal.scopes:
+        """Always the same. Raises ProblemError 403 for a foreign name."""
+        if self._only_local_names and not _LOOPBACK.fullmatch(request.headers.get("host", "")):
             raise ProblemError(
                 403,
                 "forbidden",
-                f"{principal.name} lacks the scope {scope.value}",
+                "without authentication this API answers on loopback only",
+                remedy="ask 127.0.0.1 or localhost, or configure authentication (docs/access.md)",
+            )
+        return Principal(_LOCAL, EVERYTHING)
+
+
+class _Check:
+    """What :func:`needs` hangs on a route."""
+
+    def __init__(self, deps: ApiDeps, scopes: frozenset[Scope]) -> None:
+        self._deps = deps
+        self.scopes = scopes
+
+    async def __call__(self, request: Request) -> None:
+        principal = await self._deps.access.identify(request)
+        if self.scopes and not self.scopes & principal.scopes:
+            wanted = " or ".join(sorted(self.scopes))
+            raise ProblemError(
+                403,
+                "forbidden",
+                f"{principal.name} lacks the scope {wanted}",
                 remedy="use a key or a role that has it; `tidegate keys` makes keys",
             )
         request.scope["tidegate_principal"] = principal
 
-    return Depends(check)
+
+def needs(deps: ApiDeps, *scopes: Scope) -> Any:
+    """A route's dependency: 401 unless somebody known asks, 403 unless they have one of ``scopes``.
+
+    Without scopes whoever is known may.
+    """
+    return Depends(_Check(deps, frozenset(scopes)))
+
+
+def routes_of(routes: Iterable[BaseRoute]) -> Iterator[BaseRoute]:
+    """Every route, those of included routers too (FastAPI keeps them apart)."""
+    for route in routes:
+        inner = getattr(route, "original_router", None)
+        if inner is None:
+            yield route
+        else:
+            yield from routes_of(inner.routes)
+
+
+def needed(route: BaseRoute) -> frozenset[Scope] | None:
+    """The scopes of which ``route`` needs one (none: somebody known); None when it asks nobody who they are."""
+    for dependency in getattr(route, "dependencies", ()):
+        if isinstance(dependency.dependency, _Check):
+            return dependency.dependency.scopes
+    return None
 
 
 def principal_of(request: Request) -> Principal:
@@ -95,3 +166,14 @@ def principal_of(request: Request) -> Principal:
     found = request.scope["tidegate_principal"]
     assert isinstance(found, Principal)  # noqa: S101  # set by needs() and nobody else
     return found
+
+
+def asked_by(request: Request, claimed: str | None) -> str:
+    """Who is answerable for a change, for the audit; ``claimed`` is what the body says about it.
+
+    Somebody known by key or token stays so, whatever the body claims.
+    """
+    name = principal_of(request).name
+    if name == _LOCAL:
+        return f"{claimed or 'somebody'} (API)"
+    return f"{name} for {claimed}" if claimed else name

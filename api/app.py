@@ -13,7 +13,8 @@ from api.convergence import ConvergenceWatch
 from api.deps import ApiDeps
 from api.guard import Guard
 from api.metrics import ApiMetrics
-from api.routes import audit, drift, health, labels, live, model_changes, models, score, verdicts
+from api.pressure import Pressure
+from api.routes import audit, drift, health, keys, labels, live, model_changes, models, score, verdicts
 
 __all__ = ["create_app"]
 
@@ -21,7 +22,10 @@ VERSION = "0.1.0"
 
 
 def create_app(deps: ApiDeps) -> FastAPI:
-    """The API of one pipeline. ``app.state.streams`` is the LiveStreams to end before the server stops."""
+    """The API of one pipeline. ``app.state.streams`` is the LiveStreams to end before the server stops.
+
+    ``app.state.limits`` are those of connections, for the server.
+    """
     metrics = ApiMetrics(deps.registry)
     streams = live.LiveStreams(deps.limits.streams)
     watch = ConvergenceWatch(deps)
@@ -42,12 +46,14 @@ def create_app(deps: ApiDeps) -> FastAPI:
         version=VERSION,
         description="Events in, explained verdicts out. Times in verdicts are UTC microseconds.",
         lifespan=lifespan,
-        # their pages load scripts from other hosts; /openapi.json is enough for tools
+        # their pages load scripts from other hosts; /openapi.json is enough for tools, and a route of ours
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
     app.state.streams = streams
+    app.state.limits = deps.limits
     problems.install(app)
     app.include_router(score.router(deps, metrics))
     app.include_router(labels.router(deps, metrics))
@@ -57,7 +63,9 @@ def create_app(deps: ApiDeps) -> FastAPI:
     app.include_router(model_changes.router(deps))
     app.include_router(audit.router(deps))
     app.include_router(drift.router(deps))
+    app.include_router(keys.router(deps))
     app.include_router(health.router(deps))
-    openapi.install(app, deps.pipeline)
+    openapi.install(app, deps)
+    app.add_middleware(Pressure, limit=deps.limits.requests)
     app.add_middleware(Guard, metrics=metrics)
     return app

@@ -1,4 +1,4 @@
-"""Reading a JSON body that is neither too large, too slow, compressed nor something else."""
+"""Reading a JSON body that is neither too large, too slow, compressed nor something else, and says nothing twice."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from api.problems import ProblemError
+from api.strict_json import MAX_VALUES, check
 from domain.errors import Reject
 
 __all__ = ["read_json_body"]
@@ -22,11 +23,13 @@ async def read_json_body(
     seconds: float,
     *,
     smaller: str = "send less per event, or raise event.max_bytes in the pipeline file",
+    values: int = MAX_VALUES,
 ) -> bytes:
     """The body, at most ``limit`` bytes, arriving within ``seconds``; ``smaller`` says how to keep to the limit.
 
-    Counted as it arrives, so a chunked body without a length is bounded too. Raises ProblemError with status
-    408, 413 or 415.
+    Counted as it arrives, so a chunked body without a length is bounded too. It is JSON of at most ``values`` values
+    that nests moderately and has no name twice in an object. Raises ProblemError with status 408, 413 or 415,
+    EventRejected.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
@@ -56,7 +59,9 @@ async def read_json_body(
         ) from None
     except ClientDisconnect:
         raise ProblemError(408, "disconnected", "the client left", headers=_CLOSE) from None
-    return b"".join(chunks)
+    body = b"".join(chunks)
+    check(body, values)
+    return body
 
 
 def _too_large(limit: int, remedy: str) -> ProblemError:

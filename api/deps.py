@@ -40,6 +40,10 @@ class ApiLimits:
     probe_seconds    for each readiness check
     publish_seconds  for telling the workers of a new champion: a transaction of Kafka, and at worst the end of
                      somebody else's
+    requests         under way at once, live streams too; more are told to come back
+    connections      open at once; a request each, and idle ones
+    head_seconds     for the head of a request to arrive
+    stall_seconds    until a client that takes nothing of an answer is cut off
     """
 
     body_seconds: float = 10.0
@@ -49,9 +53,17 @@ class ApiLimits:
     stream_send: float = 30.0
     probe_seconds: float = 2.0
     publish_seconds: float = 30.0
+    requests: int = 256
+    connections: int = 1_024
+    head_seconds: float = 10.0
+    stall_seconds: float = 30.0
 
 
 async def _nothing() -> None:
+    return
+
+
+def _nobody_listens() -> None:
     return
 
 
@@ -71,6 +83,7 @@ class ApiDeps:
     server's event loop before the first and after the last request; the gateway and the feed belong there.
     ``database`` opens the database of whatever people change (rules, lists, keys, endpoints, cases), or raises
     RegistryUnavailable; ``access`` says who asks and what they may.
+    ``keys_changed`` is called when a key was made or revoked here.
     ``model_registry`` gives the registry, or raises RegistryUnavailable; ``publish_models`` tells the workers what
     is in force. Without them there are no trained models here.
     """
@@ -91,6 +104,7 @@ class ApiDeps:
     limits: ApiLimits = field(default_factory=ApiLimits)
     database: Callable[[], Database] | None = None
     access: Access = field(default_factory=EverybodyOnThisMachine)
+    keys_changed: Callable[[], None] = _nobody_listens
     model_registry: Callable[[], ModelRegistry] | None = None
     publish_models: Callable[[], None] | None = None
     start: Callable[[], Awaitable[None]] = _nothing

@@ -38,6 +38,14 @@ class Guard:
         scope["tidegate_request_id"] = request_id
         began = time.perf_counter()
         status = 0
+        unread = _has_body(scope)
+
+        async def hear() -> Message:
+            nonlocal unread
+            message = await receive()
+            if not message.get("more_body", False):
+                unread = False
+            return message
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -47,21 +55,29 @@ class Guard:
                 headers["X-Request-ID"] = request_id
                 headers["X-Content-Type-Options"] = "nosniff"
                 headers.setdefault("Cache-Control", "no-store")
+                if unread:
+                    # nobody will read the rest of the body, however long it is
+                    headers["Connection"] = "close"
             await send(message)
 
         try:
-            await self._app(scope, receive, answer)
+            await self._app(scope, hear, answer)
         except Exception as error:
             # Neither message nor values: they may hold what P7 forbids in logs. Frames are enough to find it.
             frames = "".join(traceback.format_tb(error.__traceback__))
             _LOG.error("unhandled", kind=type(error).__name__, request_id=request_id, frames=frames)
             if status == 0:
-                await problem_response(_INTERNAL, request_id)(scope, receive, answer)
+                await problem_response(_INTERNAL, request_id)(scope, hear, answer)
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
             method = scope["method"] if scope["method"] in _METHODS else "other"
             self._metrics.requests.labels(route, method, str(status)).inc()
             self._metrics.seconds.labels(route).observe(time.perf_counter() - began)
+
+
+def _has_body(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
 _INTERNAL = ProblemError(

@@ -7,15 +7,20 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 
+from api.access import needed, needs, routes_of
+from api.deps import ApiDeps
 from api.ports import WorkerReport
-from api.problems import PROBLEM_SCHEMA
+from api.problems import PROBLEM_SCHEMA, responses
 from domain.codec import json_schema_of_event
 from domain.drift_record import DriftState
 from domain.pipeline import Field, FieldType, Pipeline
 from domain.raw_label import json_schema_of_label
 from domain.verdict import Verdict
 from lifecycle.audit import AuditRecord
+from lifecycle.keys import ApiKey
 from lifecycle.registry import ModelRecord, RegistryState
 
 __all__ = ["example_event", "install"]
@@ -23,13 +28,17 @@ __all__ = ["example_event", "install"]
 _REF = "#/components/schemas/{name}"
 
 
-def install(app: FastAPI, pipeline: Pipeline) -> None:
-    """Let ``/openapi.json`` tell the whole truth."""
+def install(app: FastAPI, deps: ApiDeps) -> None:
+    """Let ``/openapi.json`` tell the whole truth, to whoever is known: it names the fields of events."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _document(app, pipeline)
+            app.openapi_schema = _document(app, deps.pipeline)
         return app.openapi_schema
+
+    @app.get("/openapi.json", dependencies=[needs(deps)], include_in_schema=False)
+    async def openapi_json() -> JSONResponse:
+        return JSONResponse(document())
 
     app.openapi = document  # type: ignore[method-assign]
 
@@ -39,7 +48,8 @@ def _document(app: FastAPI, pipeline: Pipeline) -> dict[str, Any]:
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
     _, records = msgspec.json.schema_components(
-        (Verdict, WorkerReport, DriftState, ModelRecord, RegistryState, AuditRecord), ref_template=_REF
+        (Verdict, WorkerReport, DriftState, ModelRecord, RegistryState, AuditRecord, ApiKey),
+        ref_template=_REF,
     )
     event = json_schema_of_event(pipeline)
     event.pop("$schema", None)  # OpenAPI 3.1 has a dialect for the whole document
@@ -56,7 +66,33 @@ def _document(app: FastAPI, pipeline: Pipeline) -> dict[str, Any]:
                 del operation["responses"]["422"]
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
+    _say_who_may(document, app)
     return document
+
+
+def _say_who_may(document: dict[str, Any], app: FastAPI) -> None:
+    """Every operation's scopes, and what it answers to somebody unknown, somebody else, and in a rush."""
+    document["components"]["securitySchemes"] = {
+        "bearer": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An API key (tg_...), or a token of the identity provider; docs/access.md",
+        }
+    }
+    for route in routes_of(app.routes):
+        scopes = needed(route)
+        if not isinstance(route, APIRoute) or not route.include_in_schema:
+            continue
+        for method in route.methods or ():
+            operation = document["paths"][route.path_format][method.lower()]
+            if scopes is None:
+                continue
+            operation["security"] = [{"bearer": []}]
+            described = operation.get("description", "")
+            wanted = f"Needs the scope {' or '.join(f'`{scope}`' for scope in sorted(scopes))}."
+            operation["description"] = f"{described} {wanted}".strip()
+            refusals = {str(status): said for status, said in responses(401, 403, 429, 503).items()}
+            operation["responses"] = refusals | operation["responses"]
 
 
 def example_event(pipeline: Pipeline) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from fastapi import FastAPI
 
+from api.protocol import bounded
 from domain.errors import ServiceMissing
 
 __all__ = ["serve"]
@@ -38,8 +39,8 @@ def serve(
     """Serve until ``stop`` is set; requests under way get ``grace_s`` seconds, live streams end at once.
 
     ``port`` 0 takes a free one; ``ready`` is called with the real one when requests are accepted. Raises
-    ServiceMissing when the address can not be bound or the application does not start. There is no
-    authentication yet: think before giving a ``host`` other than loopback.
+    ServiceMissing when the address can not be bound or the application does not start. Who may ask is the
+    application's business (tidegate.entrance refuses a ``host`` off loopback without authentication).
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -69,6 +70,8 @@ async def _run(
             app,
             # paths and queries hold ids and account numbers (P7); metrics and our own log tell enough
             access_log=False,
+            http=bounded(app.state.limits),
+            ws="none",
             log_config=None,
             lifespan="on",
             server_header=False,

@@ -32,6 +32,7 @@ from stream.label_gateway import KafkaLabelSink
 from stream.models_follower import ModelsFollower
 from stream.models_topic import publish
 from stream.topics import Topics, partition_of, partitions_of
+from tidegate.entrance import entrance_of
 from tidegate.loading import load
 from tidegate.model_registry import DatabaseWhenNeeded
 from tidegate.offline import offline_store
@@ -58,6 +59,10 @@ class _ReportedModels:
 def api(settings: Settings, stop: threading.Event) -> None:
     """Serve HTTP until ``stop`` is set."""
     pipeline = load(settings.pipeline)
+    database = DatabaseWhenNeeded(settings.database())
+    registry = CollectorRegistry()
+    # before anything is started: it may refuse
+    entrance = entrance_of(settings, pipeline.name, database, SystemClock(), registry)
     protector = settings.protector()
     codec = EventCodec(pipeline, protector)
     conf = settings.kafka().client(f"tidegate-api-{settings.worker_id}")
@@ -69,9 +74,8 @@ def api(settings: Settings, stop: threading.Event) -> None:
     models = models_follower(settings, pipeline, f"tidegate-api-{settings.worker_id}-models")
     labels = KafkaLabelSink(conf, pipeline.name)
     hot = hot_verdicts(settings, pipeline)
-    database = DatabaseWhenNeeded(settings.database())
 
-    def registry() -> SqlModelRegistry:
+    def models_registry() -> SqlModelRegistry:
         return SqlModelRegistry(database(), pipeline.name, SystemClock())
 
     async def start() -> None:
@@ -106,10 +110,12 @@ def api(settings: Settings, stop: threading.Event) -> None:
             models=_current(models),
         ),
         drift=DriftReports(client, pipeline.name),
-        registry=CollectorRegistry(),
+        registry=registry,
         database=database,
-        model_registry=registry,
-        publish_models=lambda: _publish_models(settings, registry()),
+        access=entrance.access,
+        keys_changed=entrance.keys_changed,
+        model_registry=models_registry,
+        publish_models=lambda: _publish_models(settings, models_registry()),
         probes={"kafka": lambda: _ask_kafka(admin, topics.events), "redis": hot.ping},
         start=start,
         close=close,

@@ -39,6 +39,7 @@ COMMANDS = {
     "features": ("features:app", "Features as live scoring had them."),
     "labels": ("labels:app", "Labels: what events turned out to be."),
     "models": ("models:app", "Trained models: which there are, and which decide."),
+    "keys": ("keys:app", "API keys: who may ask the API for what."),
     "offline": ("offline:app", "The offline store: all verdicts and labels."),
     "bench": ("bench:app", "Measure this machine (needs a checkout of the repository)."),
 }

@@ -73,9 +73,40 @@ class Settings(BaseSettings):
         "does them. Needs tidegate[dask] here and on its workers.",
     )
     api_host: str = Field(
-        default="127.0.0.1", description="Address of the API; loopback, as it has no authentication yet."
+        default="127.0.0.1",
+        description="Address of the API; one that is not loopback needs authentication (or TIDEGATE_API_OPEN).",
     )
     api_port: int = Field(default=8080, ge=0, le=65535)
+    api_auth: bool = Field(
+        default=False,
+        description="Ask for a key on loopback, too; implied by TIDEGATE_API_KEY and TIDEGATE_OIDC_ISSUER.",
+    )
+    api_open: bool = Field(
+        default=False,
+        description="Let everybody do anything, wherever the API listens: something before it keeps strangers out.",
+    )
+    api_key: SecretStr | None = Field(
+        default=None, description="A key that may do everything, for the first start: `tidegate keys root`."
+    )
+    api_rate: float = Field(
+        default=1_000.0, gt=0, description="Requests a second of a key or person without a rate of their own."
+    )
+    oidc_issuer: str | None = Field(default=None, description="Issuer (iss) whose tokens are believed.")
+    oidc_audience: str | None = Field(default=None, description="Audience (aud) that tokens must be for.")
+    oidc_jwks: str | None = Field(
+        default=None, description="The issuer's public keys (JWKS): a file, or an https URL."
+    )
+    oidc_algorithms: str = Field(
+        default="RS256,ES256", description="Algorithms of signatures that are believed, commas between."
+    )
+    oidc_roles_claim: str = Field(
+        default="roles", description="Where a token names roles; dots lead inwards: realm_access.roles."
+    )
+    oidc_roles: dict[str, str] = Field(
+        default_factory=dict,
+        description="JSON from the issuer's roles to viewer, analyst, admin. "
+        'Default: "PIPELINE:viewer" means viewer of this pipeline, and so on.',
+    )
     metrics_host: str = Field(
         default="127.0.0.1", description="Address of /metrics of the processes but the API."
     )

@@ -8,6 +8,7 @@ import msgspec
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
+from api.access import Scope, needs
 from api.deps import ApiDeps
 from api.problems import responses
 from api.routes.models import registry_of
@@ -26,6 +27,7 @@ def router(deps: ApiDeps) -> APIRouter:
 
     @routes.get(
         "/v1/audit",
+        dependencies=[needs(deps, Scope.AUDIT_READ)],
         summary="Audit records, newest first",
         responses={200: {"description": "One page", "content": _PAGE}, **responses(404, 422, 503)},
     )

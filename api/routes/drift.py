@@ -8,6 +8,7 @@ import msgspec
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
+from api.access import Scope, needs
 from api.deps import ApiDeps
 from api.problems import responses
 from api.threads import Threads
@@ -26,6 +27,7 @@ def router(deps: ApiDeps) -> APIRouter:
 
     @routes.get(
         "/v1/drift",
+        dependencies=[needs(deps, Scope.VERDICTS_READ)],
         summary="Drift monitors: current values, history, thresholds, alarms",
         description="Times are UTC microseconds of event time. Before a monitor has run, there are no banks.",
         responses={200: {"description": "State of the monitors", "content": _STATE}, **responses(422, 503)},

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from prometheus_client.exposition import choose_encoder
 from starlette.responses import Response
 
+from api.access import Scope, needs
 from api.deps import ApiDeps
 from api.ports import Probe
 from api.problems import ProblemError, responses
@@ -73,7 +74,11 @@ def router(deps: ApiDeps) -> APIRouter:
             )
         return Response(msgspec.json.encode({"status": "ok", "checks": checks}), media_type=JSON)
 
-    @routes.get("/metrics", summary="Metrics for Prometheus")
+    @routes.get(
+        "/metrics",
+        dependencies=[needs(deps, Scope.METRICS_READ)],
+        summary="Metrics for Prometheus",
+    )
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(deps.registry), headers={"Content-Type": content_type})

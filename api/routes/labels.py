@@ -8,6 +8,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from api.access import Scope, needs
 from api.body import read_json_body
 from api.deps import ApiDeps
 from api.metrics import ApiMetrics
@@ -34,6 +35,7 @@ def router(deps: ApiDeps, metrics: ApiMetrics) -> APIRouter:
 
     @routes.post(
         "/v1/labels",
+        dependencies=[needs(deps, Scope.LABELS_WRITE)],
         status_code=202,
         response_class=Response,
         summary="Say what events turned out to be",
@@ -51,13 +53,17 @@ def router(deps: ApiDeps, metrics: ApiMetrics) -> APIRouter:
         },
     )
     async def post_labels(request: Request) -> Response:
-        raw = await read_json_body(
-            request, MAX_BODY, deps.limits.body_seconds, smaller="send fewer labels in one request"
-        )
         try:
+            raw = await read_json_body(
+                request, MAX_BODY, deps.limits.body_seconds, smaller="send fewer labels in one request"
+            )
             labels = _decoded(raw, codec, deps.clock.now())
         except (EventRejected, ProblemError) as error:
-            reason = error.reason.value if isinstance(error, EventRejected) else error.more["reason"]
+            reason = (
+                error.reason.value
+                if isinstance(error, EventRejected)
+                else error.more.get("reason", error.code)
+            )
             metrics.labels.labels(reason).inc()
             raise
         await deps.labels.write([(label.key, codec.encode(label)) for label in labels], WRITE_SECONDS)

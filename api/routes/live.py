@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
 
+from api.access import Scope, needs
 from api.deps import ApiDeps
 from api.metrics import ApiMetrics
 from api.ports import FeedEntry
@@ -61,6 +62,7 @@ def router(deps: ApiDeps, metrics: ApiMetrics, streams: LiveStreams) -> APIRoute
 
     @routes.get(
         "/v1/verdicts/stream",
+        dependencies=[needs(deps, Scope.VERDICTS_READ)],
         summary="Watch verdicts as they are committed",
         description="Events: `ready` once watching has begun, `verdict` (id: partition-offset in the topic of "
         "verdicts, data: the verdict), `dropped` with how many a slow client lost. To fill a gap use "

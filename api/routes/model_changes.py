@@ -10,6 +10,7 @@ import structlog
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from api.access import Scope, asked_by, needs
 from api.body import read_json_body
 from api.deps import ApiDeps
 from api.problems import ProblemError, responses
@@ -73,6 +74,7 @@ def router(deps: ApiDeps) -> APIRouter:
 
     @routes.post(
         "/v1/models/{version}:promote",
+        dependencies=[needs(deps, Scope.MODELS_WRITE)],
         summary="Make a model the champion",
         responses=described,
         openapi_extra=body,
@@ -81,13 +83,18 @@ def router(deps: ApiDeps) -> APIRouter:
         def how(registry: ModelRegistry, wanted: Change) -> RegistryState:
             epoch = registry.state().epoch if wanted.epoch is None else wanted.epoch
             return registry.promote(
-                version, epoch=epoch, reason=wanted.reason, by=_who(wanted), force=wanted.force
+                version,
+                epoch=epoch,
+                reason=wanted.reason,
+                by=asked_by(request, wanted.by),
+                force=wanted.force,
             )
 
         return await change(version, request, how)
 
     @routes.post(
         "/v1/models/{version}:rollback",
+        dependencies=[needs(deps, Scope.MODELS_WRITE)],
         summary="Put the champion before this one in force again",
         responses=described,
         openapi_extra=body,
@@ -103,7 +110,7 @@ def router(deps: ApiDeps) -> APIRouter:
                     remedy="GET /v1/models tells which is in force; nothing was changed",
                 )
             epoch = state.epoch if wanted.epoch is None else wanted.epoch
-            return registry.rollback(epoch=epoch, reason=wanted.reason, by=_who(wanted))
+            return registry.rollback(epoch=epoch, reason=wanted.reason, by=asked_by(request, wanted.by))
 
         return await change(version, request, how)
 
@@ -129,10 +136,6 @@ def _invalid(detail: str) -> ProblemError:
         remedy='send {"reason": "...", "by": "...", "epoch": 7}',
         field="body",
     )
-
-
-def _who(wanted: Change) -> str:
-    return f"{wanted.by or 'somebody'} (API)"
 
 
 _CHANGE: dict[str, Any] = {

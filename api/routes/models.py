@@ -12,6 +12,7 @@ import structlog
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
+from api.access import Scope, needs
 from api.convergence import agrees
 from api.deps import ApiDeps
 from api.ports import ModelRegistry
@@ -54,6 +55,7 @@ def router(deps: ApiDeps) -> APIRouter:
 
     @routes.get(
         "/v1/models",
+        dependencies=[needs(deps, Scope.MODELS_READ)],
         summary="Which models there are, what each worker runs, and whether all agree",
         responses={
             200: {"description": "Models and workers alive", "content": _MODELS},
@@ -94,6 +96,7 @@ def router(deps: ApiDeps) -> APIRouter:
 
     @routes.get(
         "/v1/models/{version}",
+        dependencies=[needs(deps, Scope.MODELS_READ)],
         summary="One model: stage, lineage, metrics, card and plots",
         responses={200: {"description": "The model", "content": _MODEL}, **responses(404, 503)},
     )

@@ -9,6 +9,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from api.access import Scope, needs
 from api.body import read_json_body
 from api.deps import ApiDeps
 from api.metrics import ApiMetrics
@@ -31,6 +32,7 @@ def router(deps: ApiDeps, metrics: ApiMetrics) -> APIRouter:
 
     @routes.post(
         "/v1/score",
+        dependencies=[needs(deps, Scope.SCORE)],
         summary="Score an event",
         description="Writes the event to Kafka and waits for its committed verdict.",
         responses={
@@ -54,8 +56,8 @@ def router(deps: ApiDeps, metrics: ApiMetrics) -> APIRouter:
             bool, Query(description="Score against present state; write and change nothing")
         ] = False,
     ) -> Response:
-        raw = await read_json_body(request, deps.pipeline.event.max_bytes, deps.limits.body_seconds)
         try:
+            raw = await read_json_body(request, deps.pipeline.event.max_bytes, deps.limits.body_seconds)
             event = deps.codec.decode(raw, received_at=deps.clock.now())
             if dry_run:
                 verdict = await dry.run(lambda: deps.dry_runner.score(raw))

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query
 from pydantic import AwareDatetime
 from starlette.responses import Response
 
+from api.access import Scope, needs
 from api.deps import ApiDeps
 from api.problems import ProblemError, responses
 from api.threads import Threads
@@ -34,6 +35,7 @@ def router(deps: ApiDeps) -> APIRouter:
 
     @routes.get(
         "/v1/verdicts",
+        dependencies=[needs(deps, Scope.VERDICTS_READ)],
         summary="List recent verdicts, newest first",
         responses={200: {"description": "One page", "content": _PAGE}, **responses(422, 503)},
     )
@@ -65,6 +67,7 @@ def router(deps: ApiDeps) -> APIRouter:
 
     @routes.get(
         "/v1/verdicts/{verdict_id:path}",
+        dependencies=[needs(deps, Scope.VERDICTS_READ, Scope.SCORE)],
         summary="The verdict on one event",
         responses={
             200: {"description": "The verdict, byte for byte as in the topic", "content": _VERDICT},
