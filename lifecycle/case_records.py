@@ -7,7 +7,7 @@ import binascii
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -42,6 +42,8 @@ MAX_NOTE = 2_000
 """Characters of a note or a comment."""
 MAX_WHO = 200
 """Characters of the name of somebody who decides, or to whom a case is assigned."""
+_Micros = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
+"""A time that a database holds."""
 _MOST = 1e300
 """Sums of stakes stay finite, whatever amounts a pipeline allows."""
 
@@ -170,8 +172,8 @@ class HeardAlert(msgspec.Struct, frozen=True, gc=False):
     """What a case needs of :class:`domain.verdict.Alert`."""
 
     id: str
-    event_time: int
-    scored_at: int
+    event_time: _Micros
+    scored_at: _Micros
     entities: dict[str, str]
     score: float | None
     decision: DecisionName

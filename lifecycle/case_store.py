@@ -85,6 +85,17 @@ class SqlCaseStore:
             self._set_offsets(connection, log, done, ends)
         return taken
 
+    def rewind(self, log: str, partition: int, end: int) -> None:
+        """The partition ends at ``end``, before what was taken in of it: go on from there."""
+        here = (
+            offsets.c.pipeline == self._pipeline,
+            offsets.c.log == log,
+            offsets.c.partition == partition,
+            offsets.c.next_offset > end,
+        )
+        with self._audit.changing(self._database) as connection:
+            connection.execute(update(offsets).where(*here).values(next_offset=end))
+
     def page(self, query: CaseQuery) -> CasePage:
         """Cases in the order asked for. Raises BadCursorError.
 

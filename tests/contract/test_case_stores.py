@@ -137,6 +137,10 @@ def test_an_alert_goes_into_one_case_once(world: World) -> None:
     again = msgspec.structs.replace(arrived(3), offset=0)
     assert world.take(again, log="payments.alerts@2") == Taken(repeated=1)
     assert world.store.offsets("payments.alerts@2") == {0: 1}
+    # the log has lost its end, which was taken in: what comes there now is new
+    world.store.rewind(LOG, 0, 3)
+    world.store.rewind(LOG, 1, 3)
+    assert world.store.offsets(LOG) == {0: 3}
     # what is no alert moves on, and nothing else happens
     assert world.take(ArrivedAlert(0, 7, b"?", None), arrived(8)) == Taken(joined=1)
     assert world.store.offsets(LOG) == {0: 9}
@@ -159,17 +163,17 @@ def test_two_that_take_the_same_alerts_in_at_once_open_no_case_twice(world: Worl
 
 
 def test_the_queue_is_ordered_by_what_is_at_stake_and_paged_by_key(world: World) -> None:
-    stakes = [3.0, 8.0, 5.0, 8.0, 1.0, 8.0, 0.1]
+    stakes = [3.0, 8.0, 8.0, 8.0, 1.0, 5.0, 0.1]
     world.take(*[arrived(n, f"a{n}", score=1.0, amount=stake) for n, stake in enumerate(stakes)])
     query = CaseQuery(limit=2)
     first = world.store.page(query)
-    assert [case.value for case in first.cases] == ["a1", "a3"]
+    assert [case.value for case in first.cases] == ["a1", "a2"]
     # one comes before what was shown, one is decided, one comes after: all others are seen once
     world.take(arrived(7, "a7", score=1.0, amount=9.0), arrived(8, "a8", score=1.0, amount=4.0))
     world.changes.decide(1, Outcome.UNSURE, by="bo")
     assert first.next is not None
     rest = [case.value for case in world.pages(replace(query, cursor=first.next))]
-    assert rest == ["a5", "a2", "a8", "a4", "a6"]
+    assert rest == ["a3", "a5", "a8", "a4", "a6"]
     assert [c.id for c in world.pages(CaseQuery(status=None, order=CaseOrder.NEWEST, limit=4))] == list(
         range(9, 0, -1)
     )
