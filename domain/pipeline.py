@@ -13,6 +13,7 @@ import msgspec
 
 from domain.pipeline_labels import ORPHANS_WAIT, LabelsSpec
 from domain.pipeline_retraining import Retraining
+from domain.pipeline_review import ReviewSpec
 
 __all__ = [
     "COMBINERS",
@@ -250,8 +251,9 @@ class Guards(msgspec.Struct, frozen=True, kw_only=True):
 class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
     """The whole declaration.
 
-    ``digest`` is the SHA-256 (hex) of its canonical JSON without the digest, ``retraining`` and ``labels``, which
-    change no verdict by themselves: nobody shall lose what detectors have learned for another cool-down.
+    ``digest`` is the SHA-256 (hex) of its canonical JSON without the digest, ``retraining``, ``labels`` and
+    ``review``, which change no verdict by themselves: nobody shall lose what detectors have learned for another
+    cool-down.
     """
 
     name: str
@@ -265,6 +267,7 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""
     retraining: Retraining | None = None
     labels: LabelsSpec | None = None
+    review: ReviewSpec | None = None
 
     @property
     def entities(self) -> tuple[str, ...]:
@@ -310,6 +313,17 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
         """How long a label waits for its event's verdict, microseconds."""
         return ORPHANS_WAIT if self.labels is None else self.labels.orphans_wait
 
+    @property
+    def reviewing(self) -> ReviewSpec:
+        """How alerts become cases, with what the file leaves to us: the key, and a number field called ``amount``."""
+        given = self.review or ReviewSpec()
+        amount = given.amount or next((f.name for f in self.event.fields if _is_amount(f)), None)
+        return msgspec.structs.replace(given, amount=amount, group_by=given.group_by or self.event.key)
+
     def topic(self, name: str) -> str:
         """The full name of one of the pipeline's topics, for example ``payments.events``."""
         return f"{self.name}.{name}"
+
+
+def _is_amount(field: Field) -> bool:
+    return field.name == "amount" and field.type in (FieldType.NUMBER, FieldType.INTEGER) and field.numeric

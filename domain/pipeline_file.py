@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
 from domain.errors import PipelineInvalid, Problem, ServiceMissing
-from domain.pipeline import AggregateFeature, Pipeline
+from domain.pipeline import AggregateFeature, Feature, Field, FieldType, Pipeline
 from domain.pipeline_decision import Kinds, read_decision, read_detectors
 from domain.pipeline_event import read_event
 from domain.pipeline_features import CheckExpression, read_features
@@ -20,6 +21,7 @@ from domain.pipeline_guards import read_guards
 from domain.pipeline_labels import read_labels
 from domain.pipeline_reader import Report, Section
 from domain.pipeline_retraining import read_retraining
+from domain.pipeline_review import read_review
 from domain.pipeline_schema import json_schema
 from domain.pipeline_yaml import MAX_FILE_BYTES, read_yaml
 
@@ -37,6 +39,7 @@ _KEYS = (
     "guards",
     "labels",
     "retraining",
+    "review",
 )
 _NOT_BUILT = {
     "rules": "Remove it; decide with detectors and budgets until rules are there.",
@@ -94,9 +97,10 @@ def parse_pipeline(
 
 
 def digest_of(pipeline: Pipeline) -> str:
-    """SHA-256 (hex) of the canonical JSON of the declaration, without its digest, ``retraining`` and ``labels``."""
+    """SHA-256 (hex) of the declaration's canonical JSON without digest, ``retraining``, ``labels`` and ``review``."""
     bare = msgspec.to_builtins(msgspec.structs.replace(pipeline, digest=""), str_keys=True)
-    del bare["retraining"], bare["labels"]
+    for name in ("retraining", "labels", "review"):
+        del bare[name]
     return hashlib.sha256(msgspec.json.encode(bare, order="sorted")).hexdigest()
 
 
@@ -121,6 +125,8 @@ def _read(top: Section, kinds: Kinds | None, check: CheckExpression | None) -> P
     entities = {f.entity for f in features if isinstance(f, AggregateFeature)} & shown
     retraining = read_retraining(top, declared, sorted(entities))
     labels = read_labels(top)
+    grouped = dict.fromkeys([*([] if event is None else [event.key]), *_entities(features)])
+    review = read_review(top, _amounts(fields.values()), list(grouped))
     if name is None or event is None:
         return None
     return Pipeline(
@@ -134,4 +140,14 @@ def _read(top: Section, kinds: Kinds | None, check: CheckExpression | None) -> P
         seed=seed,
         retraining=retraining,
         labels=labels,
+        review=review,
     )
+
+
+def _entities(features: Iterable[Feature]) -> list[str]:
+    return [f.entity for f in features if isinstance(f, AggregateFeature)]
+
+
+def _amounts(fields: Iterable[Field]) -> list[str]:
+    """Fields that are numbers to calculate with."""
+    return [f.name for f in fields if f.type in (FieldType.NUMBER, FieldType.INTEGER) and f.numeric]

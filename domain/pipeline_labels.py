@@ -6,10 +6,20 @@ import msgspec
 
 from domain.pipeline_reader import Section
 
-__all__ = ["IMPORT_SOURCE", "MAX_SOURCE", "MAX_SOURCES", "ORPHANS_WAIT", "LabelsSpec", "read_labels"]
+__all__ = [
+    "IMPORT_SOURCE",
+    "MAX_SOURCE",
+    "MAX_SOURCES",
+    "ORPHANS_WAIT",
+    "REVIEW_SOURCE",
+    "LabelsSpec",
+    "read_labels",
+]
 
 IMPORT_SOURCE = "import"
 """Who speaks in a file that names nobody. Believed last unless it is declared."""
+REVIEW_SOURCE = "review"
+"""Who speaks where a person has decided a case. Believed last unless it is declared."""
 MAX_SOURCE = 64
 """Characters of the name of a source."""
 MAX_SOURCES = 32

@@ -15,6 +15,7 @@ from domain.pipeline import COMBINERS, Aggregate, FieldType, LatePolicy, Unknown
 from domain.pipeline_guards import MOST_TIMES
 from domain.pipeline_labels import MAX_SOURCE, MAX_SOURCES
 from domain.pipeline_retraining import RETRAINING_SCHEMA
+from domain.pipeline_review import REVIEW_SCHEMA
 from domain.pipeline_threshold import MAX_PER_DAY, PER_DAY
 
 __all__ = ["json_schema"]
@@ -110,6 +111,7 @@ def json_schema(kinds: Mapping[str, type[msgspec.Struct]] | None = None) -> dict
                 "additionalProperties": False,
             },
             "retraining": RETRAINING_SCHEMA,
+            "review": REVIEW_SCHEMA,
             "labels": {
                 "type": "object",
                 "properties": {

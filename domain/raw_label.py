@@ -16,7 +16,7 @@ from domain.codec_types import integer_bounds
 from domain.durations import format_duration
 from domain.errors import EventRejected, Reject
 from domain.pipeline import FieldType, Pipeline
-from domain.pipeline_labels import IMPORT_SOURCE, MAX_SOURCE
+from domain.pipeline_labels import IMPORT_SOURCE, MAX_SOURCE, REVIEW_SOURCE
 from domain.privacy import Protector
 
 __all__ = ["RawLabel", "RawLabelCodec", "json_schema_of_label"]
@@ -25,6 +25,8 @@ MAX_BYTES = 65_536
 """Ten times what a record with the longest id needs."""
 EARLIEST: Final = 100_000_000_000_000
 """March 1973 in microseconds. Smaller numbers are times of our days in seconds or milliseconds."""
+_OUR_OWN = (REVIEW_SOURCE, IMPORT_SOURCE)
+"""Sources that nobody has to declare."""
 _FIELDS = ("id", "label", "source", "known_at", "event_time")
 _TIME_REMEDY = (
     "Send RFC 3339 text with a zone, such as 2026-01-31T12:00:00Z, or whole microseconds since 1970 (UTC)."
@@ -157,7 +159,7 @@ class RawLabelCodec:
             raise _refused(
                 Reject.BAD_TEXT, "source", "has a character that can not be printed", "Send a name."
             )
-        if self._sources and value not in self._sources and value != IMPORT_SOURCE:
+        if self._sources and value not in self._sources and value not in _OUR_OWN:
             raise EventRejected(
                 Reject.UNKNOWN_SOURCE,
                 "source",
@@ -240,7 +242,7 @@ def json_schema_of_label(pipeline: Pipeline) -> dict[str, Any]:
         ids = {"type": "integer", "minimum": low, "maximum": high}
     source: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": MAX_SOURCE}
     if pipeline.label_sources:
-        source = {"enum": list(dict.fromkeys([*pipeline.label_sources, IMPORT_SOURCE]))}
+        source = {"enum": list(dict.fromkeys([*pipeline.label_sources, *_OUR_OWN]))}
     time = {
         "anyOf": [
             {"type": "string", "format": "date-time"},

@@ -145,7 +145,10 @@ class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Alert(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A verdict that somebody should see: everything but the whole feature vector."""
+    """A verdict that somebody should see: everything but the whole feature vector.
+
+    ``amount``, where the pipeline has a field for it (``review.amount``): what the event carries there; null: nothing.
+    """
 
     id: str
     event_time: int
@@ -159,3 +162,4 @@ class Alert(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     source: Source
     probability: float | msgspec.UnsetType | None = msgspec.UNSET
     out_of_range: list[str] | msgspec.UnsetType = msgspec.UNSET
+    amount: float | msgspec.UnsetType | None = msgspec.UNSET

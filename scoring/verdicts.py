@@ -47,6 +47,7 @@ class VerdictEncoder:
         self._pipeline = pipeline
         self.code_version = code_version
         self._topic = pipeline.topic("events")
+        self._amount = pipeline.reviewing.amount
         self._features = _record("Features", list(pipeline.feature_names), float | None)
         self._detectors = _record("Detectors", [d.name for d in pipeline.detectors], Any)
         self._entities = _record("Entities", list(pipeline.entities), str)
@@ -138,7 +139,14 @@ class VerdictEncoder:
         """JSON of one verdict or alert."""
         return self._encoder.encode(record)
 
-    def alert(self, verdict: Verdict) -> Alert:
+    def amount(self, scored: ScoredBatch, row: int) -> float | msgspec.UnsetType | None:
+        """What the event of ``row`` is about, for its alert; None where it says nothing of it."""
+        if self._amount is None:
+            return msgspec.UNSET
+        value = float(scored.batch.numbers[self._amount][row])
+        return value if np.isfinite(value) else None
+
+    def alert(self, verdict: Verdict, amount: float | msgspec.UnsetType | None = msgspec.UNSET) -> Alert:
         """The alert that goes with a verdict of ``review`` or ``block``."""
         return Alert(
             id=verdict.id,
@@ -153,6 +161,7 @@ class VerdictEncoder:
             source=verdict.source,
             probability=verdict.probability,
             out_of_range=verdict.out_of_range,
+            amount=amount,
         )
 
     def _said(self, scored: ScoredBatch) -> tuple[list[Any], list[Any]]:

@@ -236,7 +236,7 @@ class MicroBatcher:
                 self._reply(headers, values[row], [], outgoing)
         for row in np.flatnonzero((scored.decision > 0) & (scored.first_offset < 0)).tolist():
             headers = part.messages[part.decoded.accepted[row]].headers()
-            alert = encode(encoder.alert(verdicts[row]))
+            alert = encode(encoder.alert(verdicts[row], encoder.amount(scored, row)))
             outgoing.others.append((self._topics.alerts, -1, keys[row], alert, _trace(headers)))
 
     def _write_dead_letters(self, part: Part, outgoing: Outgoing) -> None:

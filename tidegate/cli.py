@@ -24,6 +24,7 @@ COMMANDS = {
     "monitor": ("processes:monitor", "Watch verdicts and labels for drift."),
     "trainer": ("processes:trainer", "Train models, let them prove themselves, promote and guard them."),
     "joiner": ("processes:joiner", "Join labels to the events they are about."),
+    "caser": ("processes:caser", "Turn alerts into review cases, and decisions into labels."),
     "api": ("processes:api", "Answer questions over HTTP."),
     "doctor": ("operate:doctor", "Check settings, pipeline file, Kafka and Redis, and name remedies."),
     "backtest": (
@@ -40,6 +41,7 @@ COMMANDS = {
     "labels": ("labels:app", "Labels: what events turned out to be."),
     "models": ("models:app", "Trained models: which there are, and which decide."),
     "keys": ("keys:app", "API keys: who may ask the API for what."),
+    "cases": ("cases:app", "Review cases: alerts that people decide."),
     "offline": ("offline:app", "The offline store: all verdicts and labels."),
     "bench": ("bench:app", "Measure this machine (needs a checkout of the repository)."),
 }

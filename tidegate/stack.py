@@ -124,6 +124,7 @@ class Stack:
                 "archiver-offline",
                 "joiner",
                 "monitor",
+                "caser",
                 *(("trainer",) if trains else ()),
                 "api",
             ):

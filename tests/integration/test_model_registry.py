@@ -16,6 +16,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
+import lifecycle.case_tables  # noqa: F401  # its tables belong to the metadata
 from domain.clock import SystemClock
 from domain.errors import Fatal, RegistryConflict, RegistryUnavailable
 from lifecycle import key_tables  # noqa: F401  # every table of ours is in metadata

@@ -14,7 +14,7 @@ import typer
 from tidegate.settings import Settings
 from tidegate.signals import stop_on_signals
 
-__all__ = ["api", "archiver", "archiver_offline", "joiner", "monitor", "trainer", "worker"]
+__all__ = ["api", "archiver", "archiver_offline", "caser", "joiner", "monitor", "trainer", "worker"]
 
 PipelineOption = Annotated[
     Path | None,
@@ -76,6 +76,14 @@ def joiner(pipeline: PipelineOption = None) -> None:
     Example: tidegate joiner --pipeline examples/payments/pipeline.yaml
     """
     _run("tidegate.processes", "joiner", pipeline)
+
+
+def caser(pipeline: PipelineOption = None) -> None:
+    """Turn alerts into review cases, and what people decide into labels.
+
+    Example: TIDEGATE_DATABASE_URL=postgresql://... tidegate caser
+    """
+    _run("tidegate.caser", "caser", pipeline)
 
 
 def api(pipeline: PipelineOption = None) -> None:

@@ -150,9 +150,10 @@ def test_ids_that_are_numbers_in_events_are_numbers_here() -> None:
     assert refused(codec, json.dumps({**GOOD, "id": 0}).encode()).reason is Reject.OUT_OF_RANGE
 
 
-def test_files_may_always_speak_and_without_declared_sources_anybody_may() -> None:
+def test_files_and_reviewers_may_always_speak_and_without_declared_sources_anybody_may() -> None:
     declared = RawLabelCodec(pipeline(labels="labels: {sources: [chargeback]}"), KEY)
-    assert declared.check({**GOOD, "source": "import"}, received_at=NOW).source == "import"
+    for source in ("import", "review"):
+        assert declared.check({**GOOD, "source": source}, received_at=NOW).source == source
     anybody = RawLabelCodec(pipeline(), KEY)
     assert anybody.check({**GOOD, "source": "my aunt"}, received_at=NOW).source == "my aunt"
 

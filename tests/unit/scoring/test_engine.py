@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -9,7 +10,7 @@ from domain.batch import EventBatch, Floats
 from domain.codec import EventCodec
 from domain.pipeline import Pipeline
 from domain.privacy import Protector
-from domain.verdict import DECISIONS, Flag
+from domain.verdict import DECISIONS, Alert, Flag
 from featurestore.memory import MemoryStateStore
 from featurestore.ports import Applied, PartitionFlush
 from featurestore.tables import FeatureTables
@@ -150,6 +151,35 @@ def test_a_value_far_outside_is_flagged_and_named(pipeline: Pipeline, batch: Eve
     assert told.out_of_range == scored[4].outside[0]
     assert b"out_of_range" not in encoder.encode(usual)
     assert b'"out_of_range":["amount"' in encoder.encode(encoder.alert(verdict))
+
+
+def test_an_alert_carries_what_the_event_is_about(pipeline: Pipeline, whole: ScoredBatch) -> None:
+    encoder = VerdictEncoder(pipeline, code_version="test")
+    verdict = encoder.verdicts(whole, partition=0, scored_at=1)[0]
+    amount = encoder.amount(whole, 0)
+    assert amount == whole.batch.numbers["amount"][0]
+    alert = msgspec.json.decode(encoder.encode(encoder.alert(verdict, amount)), type=Alert)
+    assert (alert.id, alert.amount) == (verdict.id, amount)
+    fields = tuple(f for f in pipeline.event.fields if f.name != "amount")
+    event = msgspec.structs.replace(pipeline.event, fields=fields)
+    plain = VerdictEncoder(msgspec.structs.replace(pipeline, event=event), code_version="test")
+    assert plain.amount(whole, 0) is msgspec.UNSET
+    said = msgspec.json.decode(plain.encode(plain.alert(verdict, plain.amount(whole, 0))))
+    assert "amount" not in said
+
+
+def test_an_event_without_an_amount_says_so(pipeline: Pipeline, batch: EventBatch) -> None:
+    one = cut(batch, 0, 1)
+    none = EventBatch(
+        one.ids,
+        one.times,
+        one.offsets,
+        one.entities,
+        {**one.numbers, "amount": np.array([np.nan])},
+        one.strings,
+    )
+    scored = PartitionScorer(pipeline).process(none)
+    assert VerdictEncoder(pipeline, code_version="test").amount(scored, 0) is None
 
 
 def test_the_gravest_threshold_decides() -> None:

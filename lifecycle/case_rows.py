@@ -1,0 +1,138 @@
+"""Rows of the tables of cases as records and back, within somebody else's transaction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from domain.verdict import DecisionName
+from lifecycle.case_records import (
+    Case,
+    CaseAlert,
+    CaseEntry,
+    CaseStatus,
+    EntryKind,
+    Outcome,
+    UnknownCase,
+)
+from lifecycle.case_tables import cases, history
+
+__all__ = ["RETRACTED", "CaseRows", "alert_of", "case_of", "case_values", "entry_of"]
+
+RETRACTED = -1
+"""In the column ``told``: a label that was given before is taken back."""
+_LARGEST = 2**63 - 1
+_FIELDS = Case.__struct_fields__
+
+
+class CaseRows:
+    """The cases of ``pipeline`` and their history."""
+
+    def __init__(self, pipeline: str) -> None:
+        self._pipeline = pipeline
+        self._mine = cases.c.pipeline == pipeline
+
+    def find(self, connection: Connection, case_id: int) -> Case:
+        """One of them. Raises UnknownCase."""
+        row = None
+        if 0 < case_id <= _LARGEST:
+            row = connection.execute(select(cases).where(self._mine, cases.c.id == case_id)).one_or_none()
+        if row is None:
+            raise UnknownCase(
+                f"there is no case {case_id} of {self._pipeline}",
+                remedy="`tidegate cases list` and GET /v1/cases show those there are",
+            )
+        return case_of(row)
+
+    def keep(self, connection: Connection, case: Case) -> None:
+        """Keep what has become of a case."""
+        values = case_values(case)
+        connection.execute(update(cases).where(self._mine, cases.c.id == case.id).values(**values))
+
+    def next_case(self, connection: Connection) -> int:
+        """The id of the next new case."""
+        found = connection.execute(select(func.max(cases.c.id)).where(self._mine)).scalar_one()
+        return 1 + (found or 0)
+
+    def note(
+        self,
+        connection: Connection,
+        case_id: int,
+        kind: EntryKind,
+        *,
+        at: int,
+        by: str,
+        before: str | None = None,
+        after: str | None = None,
+        text: str | None = None,
+        waited: int | None = None,
+    ) -> None:
+        """Write down what happens to a case."""
+        newest = select(func.max(history.c.number)).where(history.c.pipeline == self._pipeline)
+        number = 1 + (connection.execute(newest).scalar_one() or 0)
+        connection.execute(
+            insert(history).values(
+                pipeline=self._pipeline,
+                number=number,
+                case_id=case_id,
+                at=at,
+                by=by,
+                kind=kind.value,
+                before=before,
+                after=after,
+                text=text,
+                waited=waited,
+            )
+        )
+
+
+def case_values(case: Case) -> dict[str, Any]:
+    """A case as the columns of its row."""
+    values = msgspec.structs.asdict(case)
+    values |= {"status": case.status.value, "action": case.action.value}
+    return values | {"decision": None if case.decision is None else case.decision.value}
+
+
+def case_of(row: Row[Any]) -> Case:
+    """A row as a case."""
+    found = row._asdict()
+    values = {name: found[name] for name in _FIELDS}
+    values |= {"status": CaseStatus(found["status"]), "action": DecisionName(found["action"])}
+    if found["decision"] is not None:
+        values["decision"] = Outcome(found["decision"])
+    return Case(**values)
+
+
+def alert_of(row: Row[Any]) -> CaseAlert:
+    """A row as an alert of a case."""
+    return CaseAlert(
+        key=row.key,
+        event_id=row.event_id,
+        event_time=row.event_time,
+        scored_at=row.scored_at,
+        added_at=row.added_at,
+        score=row.score,
+        amount=row.amount,
+        decision=DecisionName(row.decision),
+        label=row.told if row.told in (0, 1) else None,
+        label_written=row.written_at is not None and row.refused is None,
+        label_refused=row.refused,
+        alert=msgspec.Raw(row.alert.encode()),
+    )
+
+
+def entry_of(row: Row[Any]) -> CaseEntry:
+    """A row as an entry of a case's history."""
+    return CaseEntry(
+        number=row.number,
+        case=row.case_id,
+        at=row.at,
+        by=row.by,
+        kind=EntryKind(row.kind),
+        before=row.before,
+        after=row.after,
+        text=row.text,
+        waited=row.waited,
+    )
