@@ -13,7 +13,8 @@ from api.convergence import ConvergenceWatch
 from api.deps import ApiDeps
 from api.guard import Guard
 from api.metrics import ApiMetrics
-from api.routes import audit, drift, health, labels, live, model_changes, models, score, verdicts
+from api.routes import audit, drift, entities, health, labels, lists, live, model_changes, models, rules, score, verdicts
+from api.rules_watch import RulesWatch
 
 __all__ = ["create_app"]
 
@@ -25,15 +26,18 @@ def create_app(deps: ApiDeps) -> FastAPI:
     metrics = ApiMetrics(deps.registry)
     streams = live.LiveStreams(deps.limits.streams)
     watch = ConvergenceWatch(deps)
+    rules_watch = RulesWatch(deps)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await deps.start()
         watching = asyncio.create_task(watch.run())
+        telling = asyncio.create_task(rules_watch.run())
         try:
             yield
         finally:
             watching.cancel()
+            telling.cancel()
             streams.end()
             await deps.close()
 
@@ -56,6 +60,9 @@ def create_app(deps: ApiDeps) -> FastAPI:
     app.include_router(models.router(deps))
     app.include_router(model_changes.router(deps))
     app.include_router(audit.router(deps))
+    app.include_router(rules.router(deps))
+    app.include_router(lists.router(deps))
+    app.include_router(entities.router(deps))
     app.include_router(drift.router(deps))
     app.include_router(health.router(deps))
     openapi.install(app, deps.pipeline)

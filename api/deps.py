@@ -72,7 +72,8 @@ class ApiDeps:
     ``database`` opens the database of whatever people change (rules, lists, keys, endpoints, cases), or raises
     RegistryUnavailable; ``access`` says who asks and what they may.
     ``model_registry`` gives the registry, or raises RegistryUnavailable; ``publish_models`` tells the workers what
-    is in force. Without them there are no trained models here.
+    is in force. Without them there are no trained models here. ``publish_rules`` and ``publish_lists`` do so for
+    rules and lists in the database.
     """
 
     pipeline: Pipeline
@@ -93,5 +94,7 @@ class ApiDeps:
     access: Access = field(default_factory=EverybodyOnThisMachine)
     model_registry: Callable[[], ModelRegistry] | None = None
     publish_models: Callable[[], None] | None = None
+    publish_rules: Callable[[], None] | None = None
+    publish_lists: Callable[[], None] | None = None
     start: Callable[[], Awaitable[None]] = _nothing
     close: Callable[[], Awaitable[None]] = _nothing

@@ -14,9 +14,12 @@ from domain.codec import json_schema_of_event
 from domain.drift_record import DriftState
 from domain.pipeline import Field, FieldType, Pipeline
 from domain.raw_label import json_schema_of_label
+from domain.rule_records import RuleSet
 from domain.verdict import Verdict
 from lifecycle.audit import AuditRecord
+from lifecycle.list_store import ListsChanged, ListSummary
 from lifecycle.registry import ModelRecord, RegistryState
+from lifecycle.rule_store import RuleVersion
 
 __all__ = ["example_event", "install"]
 
@@ -41,6 +44,10 @@ def _document(app: FastAPI, pipeline: Pipeline) -> dict[str, Any]:
     _, records = msgspec.json.schema_components(
         (Verdict, WorkerReport, DriftState, ModelRecord, RegistryState, AuditRecord), ref_template=_REF
     )
+    _, rules = msgspec.json.schema_components(
+        (RuleSet, RuleVersion, ListSummary, ListsChanged), ref_template=_REF
+    )
+    records |= rules
     event = json_schema_of_event(pipeline)
     event.pop("$schema", None)  # OpenAPI 3.1 has a dialect for the whole document
     event["examples"] = [example_event(pipeline)]

@@ -162,6 +162,9 @@ PROBLEM_SCHEMA: dict[str, Any] = {
 }
 
 _MEANINGS = {
+    400: "The body is no JSON, or says something twice, or nests too deeply",
+    401: "Nobody known asks: a valid key or token is missing",
+    403: "Who asks may not do this",
     404: "Not here, or not any more",
     408: "The body did not arrive in time",
     409: "Somebody else was faster, or the model's stage forbids it",

@@ -19,7 +19,7 @@ from lifecycle.audit_trail import AuditTrail
 from lifecycle.database import Database
 from lifecycle.rule_tables import rule_sets, rule_versions
 
-__all__ = ["NO_RULES", "RuleVersion", "SqlRuleStore", "UnknownRule"]
+__all__ = ["NO_RULES", "RuleVersion", "SqlRuleStore", "UnknownRule", "unknown_rule"]
 
 NO_RULES = RuleSet(epoch=0, changed_at=0, changed_by="", reason="")
 """Before anybody stored rules."""
