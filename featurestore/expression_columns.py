@@ -34,6 +34,15 @@ class Columns:
         self.members = {} if members is None else members
         self._coded: dict[str, tuple[Ints, dict[str, int]]] = {}
 
+    def row(self, row: int) -> Columns:
+        """One row by itself."""
+        return Columns(
+            1,
+            {name: column[row : row + 1] for name, column in self.numbers.items()},
+            {name: column[row : row + 1] for name, column in self.texts.items()},
+            {name: column[row : row + 1] for name, column in self.members.items()},
+        )
+
     def equals(self, name: str, word: str) -> Floats:
         """1.0 where the texts of column ``name`` are ``word``, 0.0 where not, NaN where missing."""
         codes, index = self._codes(name)
