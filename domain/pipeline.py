@@ -23,6 +23,7 @@ __all__ = [
     "Decision",
     "DetectorSpec",
     "EventSpec",
+    "Explore",
     "ExpressionFeature",
     "Feature",
     "Field",
@@ -218,12 +219,20 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     per_day: float | None = None
 
 
+class Explore(msgspec.Struct, frozen=True, kw_only=True):
+    """Of what would be blocked, the ``share`` (0 to 1) that gets the decision ``instead``, by lot."""
+
+    share: float
+    instead: str = "review"
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """How detectors become one score and one decision."""
 
     combine: str = "rank_average"
     review: Threshold | None = None
     block: Threshold | None = None
+    explore: Explore | None = None
 
     @property
     def thresholds(self) -> tuple[tuple[int, Threshold], ...]:

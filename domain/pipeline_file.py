@@ -97,6 +97,9 @@ def digest_of(pipeline: Pipeline) -> str:
     """SHA-256 (hex) of the canonical JSON of the declaration, without its digest, ``retraining`` and ``labels``."""
     bare = msgspec.to_builtins(msgspec.structs.replace(pipeline, digest=""), str_keys=True)
     del bare["retraining"], bare["labels"]
+    if bare["decision"]["explore"] is None:
+        # a pipeline without it keeps the digest, and with it the state, that it had before there was such a thing
+        del bare["decision"]["explore"]
     return hashlib.sha256(msgspec.json.encode(bare, order="sorted")).hexdigest()
 
 
