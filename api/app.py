@@ -13,7 +13,20 @@ from api.convergence import ConvergenceWatch
 from api.deps import ApiDeps
 from api.guard import Guard
 from api.metrics import ApiMetrics
-from api.routes import audit, drift, entities, health, labels, lists, live, model_changes, models, rules, score, verdicts
+from api.routes import (
+    audit,
+    drift,
+    entities,
+    health,
+    labels,
+    lists,
+    live,
+    model_changes,
+    models,
+    rules,
+    score,
+    verdicts,
+)
 from api.rules_watch import RulesWatch
 
 __all__ = ["create_app"]

@@ -94,7 +94,7 @@ class ApiDeps:
     access: Access = field(default_factory=EverybodyOnThisMachine)
     model_registry: Callable[[], ModelRegistry] | None = None
     publish_models: Callable[[], None] | None = None
-    publish_rules: Callable[[], None] | None = None
-    publish_lists: Callable[[], None] | None = None
+    publish_rules: Callable[[], object] | None = None
+    publish_lists: Callable[[], object] | None = None
     start: Callable[[], Awaitable[None]] = _nothing
     close: Callable[[], Awaitable[None]] = _nothing

@@ -41,7 +41,9 @@ class Asking:
 
     async def rules(self, call: Callable[[SqlRuleStore], T]) -> T:
         """What ``call`` says of the rules."""
-        return await self._asked(lambda: call(rule_store(self._database(), self._deps.pipeline, self._deps.clock)))
+        return await self._asked(
+            lambda: call(rule_store(self._database(), self._deps.pipeline, self._deps.clock))
+        )
 
     async def lists(self, call: Callable[[SqlListStore], T]) -> T:
         """What ``call`` says of the lists."""
@@ -49,13 +51,13 @@ class Asking:
             lambda: call(SqlListStore(self._database(), self._deps.pipeline.name, self._deps.clock))
         )
 
-    async def told(self, publish: Callable[[], None] | None, body: Records) -> Response:
+    async def told(self, publish: Callable[[], object] | None, body: Records) -> Response:
         """``body`` as the answer to a change: 200 when the workers can know of it, else 202."""
         published = await self._published(publish)
         answer = msgspec.json.encode({**body, "published": published})
         return Response(answer, 200 if published else 202, media_type=JSON)
 
-    async def _published(self, publish: Callable[[], None] | None) -> bool:
+    async def _published(self, publish: Callable[[], object] | None) -> bool:
         if publish is None:
             return False
         try:

@@ -78,6 +78,6 @@ class RulesWatch:
             await asyncio.sleep(LOOK_SECONDS)
 
 
-def _publish(publish: Callable[[], None] | None) -> None:
+def _publish(publish: Callable[[], object] | None) -> None:
     if publish is not None:
         publish()

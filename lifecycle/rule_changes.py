@@ -10,15 +10,13 @@ import msgspec
 from domain.clock import Clock
 from domain.errors import RuleProblem, RulesInvalid
 from domain.pipeline import Pipeline
+from domain.pipeline_yaml import read_yaml
 from domain.rule_records import Rule, RuleSet, Typology, read_rules
 from lifecycle.database import Database
 from lifecycle.rule_store import SqlRuleStore
 from scoring.rules import compile_rules
 
 __all__ = ["read_rules_file", "rule_store", "with_rule"]
-
-MOST_BYTES = 4_000_000
-"""Of a rules file."""
 
 
 def rule_store(database: Database, pipeline: Pipeline, clock: Clock) -> SqlRuleStore:
@@ -51,19 +49,16 @@ def with_rule(current: RuleSet, rule_id: str, written: Any) -> Rule:
 
 
 def read_rules_file(path: Path) -> tuple[tuple[Rule, ...], tuple[Typology, ...]]:
-    """Rules and typologies in a YAML or JSON file. Raises RulesInvalid."""
-    import yaml
-
-    def wrong(reason: str, remedy: str) -> RulesInvalid:
-        return RulesInvalid(path.name, (RuleProblem("", "", reason, remedy),))
-
+    """Rules and typologies in a YAML (or JSON) file. Raises RulesInvalid with every mistake."""
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise wrong(f"the file is larger than {MOST_BYTES:,} bytes.", "Remove rules that are not used.")
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise wrong(f"can not be read: {error.strerror}.", "Name a file that is there.") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise wrong(f"is no YAML: {said}", "Write {rules: [...], typologies: [...]}.") from error
-    return read_rules({} if data is None else data, path.name)
+        node, problems = read_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        wrong = RuleProblem("", "", f"can not be read: {why}.", "Name a text file that is there.")
+        raise RulesInvalid(path.name, (wrong,)) from error
+    if problems:
+        raise RulesInvalid(
+            path.name,
+            tuple(RuleProblem("", f"line {p.line}", p.reason, p.remedy) for p in problems),
+        )
+    return read_rules({} if node is None else node.plain(), path.name)

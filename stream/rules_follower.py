@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 class RulesLog:
     """Folds records of the topic ``rules``, in order."""
 
-    def __init__(self, compile_set: Callable[[RuleSet], CompiledRules]) -> None:
+    def __init__(self, compile_set: Callable[[RuleSet, CompiledRules | None], CompiledRules]) -> None:
         self._compile = compile_set
         self._newest = 0
         self.compiled: CompiledRules | None = None
@@ -54,7 +54,7 @@ class RulesLog:
             return
         self._newest = rules.epoch
         try:
-            compiled = self._compile(rules)
+            compiled = self._compile(rules, self.compiled)
         except (TidegateError, ValueError) as error:
             self._refuse(str(rules.epoch), str(error))
             return
@@ -73,7 +73,7 @@ class RulesFollower:
     """The rules in force for ``pipeline`` and its lists; one thread at a time."""
 
     def __init__(self, kafka: KafkaConnection, pipeline: Pipeline, clock: Clock, *, client_id: str) -> None:
-        self._log = RulesLog(lambda rules: compile_rules(rules, pipeline))
+        self._log = RulesLog(lambda rules, before: compile_rules(rules, pipeline, before=before))
         self._topic = CompactedFollower(
             kafka, Topics(pipeline.name).rules, self._log.take, clock, client_id=client_id
         )
@@ -121,14 +121,15 @@ class RulesFollower:
 
         While Kafka does not answer, what is in force stays.
         """
-        refused = self._log.refused
-        # no short cut: both are looked at every time
-        changed = [self._lists.poll(), self._topic.poll()]
-        if not any(changed):
-            return False
-        before = self._rules
+        before = (self._log.compiled, self._log.refused)
+        lists_changed = self._lists.poll()
+        self._topic.poll()
         self._exchange()
-        return self._rules != before or self._log.refused != refused
+        # a new set may hold what the old one held, so it is the object that counts
+        return lists_changed or any(
+            one is not other
+            for one, other in zip(before, (self._log.compiled, self._log.refused), strict=True)
+        )
 
     def close(self) -> None:
         """Give the connections back."""
@@ -136,12 +137,6 @@ class RulesFollower:
         self._lists.close()
 
     def _exchange(self) -> None:
-        if self._log.compiled is None:
-            return
-        if (self._rules.epoch, self._rules.lists_version) != (self.epoch, self.lists_version):
-            self._rules = RulesInUse(
-                compiled=self._log.compiled,
-                lists=self._lists.lists,
-                epoch=self.epoch,
-                lists_version=self.lists_version,
-            )
+        if self._log.compiled is not self._rules.compiled:
+            # the lists are always the same index, which poll() brings up to date
+            self._rules = RulesInUse(self._log.compiled, self._lists.lists)

@@ -60,7 +60,9 @@ def router(deps: ApiDeps) -> APIRouter:
         return values.value(field, value)
 
     async def body(request: Request) -> bytes:
-        return await read_json_body(request, MAX_BODY, deps.limits.body_seconds, smaller="write a shorter note")
+        return await read_json_body(
+            request, MAX_BODY, deps.limits.body_seconds, smaller="write a shorter note"
+        )
 
     @routes.get(
         "/v1/entities/{field}/{value:path}/lists",

@@ -160,7 +160,9 @@ def router(deps: ApiDeps) -> APIRouter:
         reason, by = said(wanted.reason), by_of(request)
 
         def change(store: SqlListStore) -> Any:
-            return store.remove(values.name(name), [stored(one) for one in wanted.entries], by=by, reason=reason)
+            return store.remove(
+                values.name(name), [stored(one) for one in wanted.entries], by=by, reason=reason
+            )
 
         return await asking.told(deps.publish_lists, {"changed": await asking.lists(change)})
 
@@ -221,14 +223,22 @@ def moment(micros: int) -> str:
 
 
 _REASON = {"type": "string", "minLength": 1, "maxLength": 500, "description": "kept in the audit"}
-_VALUE = {"type": ["string", "integer"], "description": "as on the wire; kept as a keyed hash where sensitive"}
+_VALUE = {
+    "type": ["string", "integer"],
+    "description": "as on the wire; kept as a keyed hash where sensitive",
+}
 EXPIRES: dict[str, Any] = {
     "expires_at": {
         "type": ["string", "null"],
         "format": "date-time",
         "description": "the entry counts for events that happen before",
     },
-    "expires_in": {"type": ["integer", "null"], "minimum": 1, "maximum": MOST_SECONDS, "description": "seconds"},
+    "expires_in": {
+        "type": ["integer", "null"],
+        "minimum": 1,
+        "maximum": MOST_SECONDS,
+        "description": "seconds",
+    },
 }
 _ADD: dict[str, Any] = {
     "type": "object",
@@ -272,7 +282,11 @@ _REMOVE: dict[str, Any] = {
                 "properties": {
                     "field": {"type": "string"},
                     "value": _VALUE,
-                    "hashed": {"type": "boolean", "default": False, "description": "value as the list shows it"},
+                    "hashed": {
+                        "type": "boolean",
+                        "default": False,
+                        "description": "value as the list shows it",
+                    },
                 },
             },
         },

@@ -15,7 +15,7 @@ from api.problems import responses
 from api.rule_parts import JSON, Asking, Described, by_of, decoded, json_body, said
 from api.rules_watch import behind
 from api.threads import Threads
-from domain.rule_records import MAX_RECORD_BYTES, RuleSet, read_rules
+from domain.rule_records import MAX_RECORD_BYTES, Rule, RuleSet, Typology, read_rules
 from lifecycle.rule_changes import with_rule
 from lifecycle.rule_store import SqlRuleStore, unknown_rule
 
@@ -117,7 +117,8 @@ def router(deps: ApiDeps) -> APIRouter:
     async def rule(rule_id: str) -> Response:
         def look(store: SqlRuleStore) -> dict[str, Any]:
             current, versions = store.current(), store.versions(_usable(rule_id, deps))
-            mine = next((one for one in (*current.rules, *current.typologies) if one.id == rule_id), None)
+            ones: tuple[Rule | Typology, ...] = (*current.rules, *current.typologies)
+            mine = next((one for one in ones if one.id == rule_id), None)
             if mine is None:
                 raise unknown_rule(rule_id, deps.pipeline.name)
             return {"rule": mine, "epoch": current.epoch, "versions": versions}
@@ -214,7 +215,11 @@ _RULES: dict[str, Any] = {
             "properties": {
                 "in_force": _SET,
                 "agreed": {"type": "boolean", "description": "all workers alive go by these rules"},
-                "behind": {"type": "array", "items": {"type": "string"}, "description": "workers that do not"},
+                "behind": {
+                    "type": "array",
+                    "items": {"type": "string"},
+                    "description": "workers that do not",
+                },
             },
         }
     }

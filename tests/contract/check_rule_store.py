@@ -34,7 +34,8 @@ def rule(name: str, when: str = "amount > 1.0", *, version: int = 1, typology: s
 
 
 def versions(rules: RuleSet) -> dict[str, int]:
-    return {one.id: one.version for one in (*rules.rules, *rules.typologies)}
+    ones: tuple[Rule | Typology, ...] = (*rules.rules, *rules.typologies)
+    return {one.id: one.version for one in ones}
 
 
 class CheckRuleStore:

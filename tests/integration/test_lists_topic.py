@@ -54,7 +54,9 @@ def add(store: SqlListStore, *values: str, until: int | None = None) -> None:
 
 
 def there(follower: ListsFollower, *values: str, at: int = 0) -> list[bool]:
-    found: list[bool] = follower.lists.contains("bad", "shop", values, np.full(len(values), at, dtype=np.int64)).tolist()
+    found: list[bool] = follower.lists.contains(
+        "bad", "shop", values, np.full(len(values), at, dtype=np.int64)
+    ).tolist()
     return found
 
 

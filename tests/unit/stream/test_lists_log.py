@@ -25,7 +25,9 @@ def head(lists: ListsLog, version: int) -> None:
 
 
 def there(lists: ListsLog, *values: str, at: int = 0) -> list[bool]:
-    found: list[bool] = lists.lists.contains("bad", "shop", values, np.full(len(values), at, dtype=np.int64)).tolist()
+    found: list[bool] = lists.lists.contains(
+        "bad", "shop", values, np.full(len(values), at, dtype=np.int64)
+    ).tolist()
     return found
 
 
