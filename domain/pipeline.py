@@ -259,8 +259,9 @@ class Guards(msgspec.Struct, frozen=True, kw_only=True):
 class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
     """The whole declaration.
 
-    ``digest`` is the SHA-256 (hex) of its canonical JSON without the digest, ``retraining`` and ``labels``, which
-    change no verdict by themselves: nobody shall lose what detectors have learned for another cool-down.
+    ``digest`` is the SHA-256 (hex) of its canonical JSON without the digest, ``retraining``, ``labels`` and
+    ``rules``, which change no verdict by themselves: nobody shall lose what detectors have learned for another
+    cool-down. ``rules`` are files, beside the pipeline's, with the rules to begin with.
     """
 
     name: str
@@ -274,6 +275,7 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""
     retraining: Retraining | None = None
     labels: LabelsSpec | None = None
+    rules: tuple[str, ...] = ()
 
     @property
     def entities(self) -> tuple[str, ...]:
