@@ -14,7 +14,22 @@ from api.deps import ApiDeps
 from api.guard import Guard
 from api.metrics import ApiMetrics
 from api.pressure import Pressure
-from api.routes import audit, drift, health, keys, labels, live, model_changes, models, score, verdicts
+from api.routes import (
+    audit,
+    drift,
+    entities,
+    health,
+    keys,
+    labels,
+    lists,
+    live,
+    model_changes,
+    models,
+    rules,
+    score,
+    verdicts,
+)
+from api.rules_watch import RulesWatch
 
 __all__ = ["create_app"]
 
@@ -29,15 +44,18 @@ def create_app(deps: ApiDeps) -> FastAPI:
     metrics = ApiMetrics(deps.registry)
     streams = live.LiveStreams(deps.limits.streams)
     watch = ConvergenceWatch(deps)
+    rules_watch = RulesWatch(deps)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await deps.start()
         watching = asyncio.create_task(watch.run())
+        telling = asyncio.create_task(rules_watch.run())
         try:
             yield
         finally:
             watching.cancel()
+            telling.cancel()
             streams.end()
             await deps.close()
 
@@ -62,6 +80,9 @@ def create_app(deps: ApiDeps) -> FastAPI:
     app.include_router(models.router(deps))
     app.include_router(model_changes.router(deps))
     app.include_router(audit.router(deps))
+    app.include_router(rules.router(deps))
+    app.include_router(lists.router(deps))
+    app.include_router(entities.router(deps))
     app.include_router(drift.router(deps))
     app.include_router(keys.router(deps))
     app.include_router(health.router(deps))

@@ -85,7 +85,8 @@ class ApiDeps:
     RegistryUnavailable; ``access`` says who asks and what they may.
     ``keys_changed`` is called when a key was made or revoked here.
     ``model_registry`` gives the registry, or raises RegistryUnavailable; ``publish_models`` tells the workers what
-    is in force. Without them there are no trained models here.
+    is in force. Without them there are no trained models here. ``publish_rules`` and ``publish_lists`` do so for
+    rules and lists in the database.
     """
 
     pipeline: Pipeline
@@ -107,5 +108,7 @@ class ApiDeps:
     keys_changed: Callable[[], None] = _nobody_listens
     model_registry: Callable[[], ModelRegistry] | None = None
     publish_models: Callable[[], None] | None = None
+    publish_rules: Callable[[], object] | None = None
+    publish_lists: Callable[[], object] | None = None
     start: Callable[[], Awaitable[None]] = _nothing
     close: Callable[[], Awaitable[None]] = _nothing

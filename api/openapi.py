@@ -18,10 +18,13 @@ from domain.codec import json_schema_of_event
 from domain.drift_record import DriftState
 from domain.pipeline import Field, FieldType, Pipeline
 from domain.raw_label import json_schema_of_label
+from domain.rule_records import RuleSet
 from domain.verdict import Verdict
 from lifecycle.audit import AuditRecord
 from lifecycle.keys import ApiKey
+from lifecycle.list_store import ListsChanged, ListSummary
 from lifecycle.registry import ModelRecord, RegistryState
+from lifecycle.rule_store import RuleVersion
 
 __all__ = ["example_event", "install"]
 
@@ -51,6 +54,10 @@ def _document(app: FastAPI, pipeline: Pipeline) -> dict[str, Any]:
         (Verdict, WorkerReport, DriftState, ModelRecord, RegistryState, AuditRecord, ApiKey),
         ref_template=_REF,
     )
+    _, rules = msgspec.json.schema_components(
+        (RuleSet, RuleVersion, ListSummary, ListsChanged), ref_template=_REF
+    )
+    records |= rules
     event = json_schema_of_event(pipeline)
     event.pop("$schema", None)  # OpenAPI 3.1 has a dialect for the whole document
     event["examples"] = [example_event(pipeline)]

@@ -94,7 +94,9 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
     """What one worker runs. ``reported_at`` is UTC microseconds; ``models`` maps detectors to versions.
 
     ``epoch`` is the newest state of the model registry that it has seen (0: none), ``champion`` and ``challenger`` what
-    it runs of it, ``refused`` (version to reason) what it does not take.
+    it runs of it, ``refused`` (version to reason) what it does not take. ``rules`` is the epoch of the rule set it
+    goes by (0: none), ``rules_refused`` (epoch to reason) a newer one that it does not take, ``lists`` the version of
+    its lists.
     """
 
     worker: str
@@ -108,6 +110,9 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
     champion: str | None = None
     challenger: str | None = None
     refused: dict[str, str] = {}
+    rules: int = 0
+    rules_refused: dict[str, str] = {}
+    lists: int = 0
 
 
 class ModelsView(Protocol):

@@ -10,6 +10,7 @@
     │   └── RegistryConflict    somebody else changed the registry first; read it again
     └── Fatal                   the same call will never succeed without a person
         ├── PipelineInvalid     the pipeline file has mistakes (all of them listed)
+        ├── RulesInvalid        rules have mistakes (all of them listed)
         ├── StateFenced         another owner moved the online state on; reload before writing
         ├── StateMismatch       online state and log contradict each other
         ├── ArtefactRefused     a model file is damaged, foreign or not signed by someone we trust
@@ -36,6 +37,8 @@ __all__ = [
     "RegistryUnavailable",
     "Reject",
     "Retriable",
+    "RuleProblem",
+    "RulesInvalid",
     "ServiceMissing",
     "StageForbids",
     "StateFenced",
@@ -129,6 +132,34 @@ class PipelineInvalid(Fatal):
     """The pipeline file has mistakes; ``problems`` lists every one of them."""
 
     def __init__(self, source: str, problems: tuple[Problem, ...]) -> None:
+        listed = "\n".join(f"  {p}" for p in problems)
+        super().__init__(f"{source}: {len(problems)} mistake(s)\n{listed}")
+        self.source = source
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class RuleProblem:
+    """One mistake in a rule or typology: which (empty: the whole set), where in it, what, and the way out.
+
+    ``field`` is the key, ``column`` the 1-based character of a condition (0: not in a condition).
+    """
+
+    rule: str
+    field: str
+    reason: str
+    remedy: str
+    column: int = 0
+
+    def __str__(self) -> str:
+        where = ": ".join(part for part in (self.rule and f"rule {self.rule}", self.field) if part)
+        return f"{where or '(all)'}: {self.reason} Remedy: {self.remedy}"
+
+
+class RulesInvalid(Fatal):
+    """Rules have mistakes; ``problems`` lists every one of them."""
+
+    def __init__(self, source: str, problems: tuple[RuleProblem, ...]) -> None:
         listed = "\n".join(f"  {p}" for p in problems)
         super().__init__(f"{source}: {len(problems)} mistake(s)\n{listed}")
         self.source = source

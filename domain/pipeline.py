@@ -24,6 +24,7 @@ __all__ = [
     "Decision",
     "DetectorSpec",
     "EventSpec",
+    "Explore",
     "ExpressionFeature",
     "Feature",
     "Field",
@@ -219,12 +220,20 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     per_day: float | None = None
 
 
+class Explore(msgspec.Struct, frozen=True, kw_only=True):
+    """Of what would be blocked, the ``share`` (0 to 1) that gets the decision ``instead``, by lot."""
+
+    share: float
+    instead: str = "review"
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """How detectors become one score and one decision."""
 
     combine: str = "rank_average"
     review: Threshold | None = None
     block: Threshold | None = None
+    explore: Explore | None = None
 
     @property
     def thresholds(self) -> tuple[tuple[int, Threshold], ...]:
@@ -252,8 +261,8 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
     """The whole declaration.
 
     ``digest`` is the SHA-256 (hex) of its canonical JSON without the digest, ``retraining``, ``labels`` and
-    ``review``, which change no verdict by themselves: nobody shall lose what detectors have learned for another
-    cool-down.
+    ``rules`` and ``review``, which change no verdict by themselves: nobody shall lose what detectors have learned for
+    another cool-down. ``rules`` are files, beside the pipeline's, with the rules to begin with.
     """
 
     name: str
@@ -268,6 +277,7 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
     retraining: Retraining | None = None
     labels: LabelsSpec | None = None
     review: ReviewSpec | None = None
+    rules: tuple[str, ...] = ()
 
     @property
     def entities(self) -> tuple[str, ...]:

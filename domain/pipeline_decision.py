@@ -8,13 +8,24 @@ from typing import Any
 
 import msgspec
 
-from domain.pipeline import COMBINERS, LABELLED_KINDS, Decision, DetectorSpec
+from domain.pipeline import COMBINERS, LABELLED_KINDS, Decision, DetectorSpec, Explore
 from domain.pipeline_reader import Section, did_you_mean
 from domain.pipeline_threshold import EXAMPLE, check_order, read_threshold
 
-__all__ = ["MAX_DETECTORS", "Kinds", "read_decision", "read_detectors"]
+__all__ = [
+    "MAX_DETECTORS",
+    "MAX_RULE_FILES",
+    "MOST_EXPLORED",
+    "Kinds",
+    "read_decision",
+    "read_detectors",
+    "read_rule_files",
+]
 
 MAX_DETECTORS = 64
+MAX_RULE_FILES = 20
+MOST_EXPLORED = 0.5
+"""Beyond it a block is no block."""
 Kinds = Mapping[str, type[msgspec.Struct]]
 """Parameter record of each kind of detector."""
 
@@ -140,7 +151,7 @@ def read_decision(top: Section, declared: list[str]) -> Decision:
     section = top.section("decision", f"decision: {{review: {EXAMPLE}}}")
     if section is None:
         return Decision()
-    section.only(("combine", "review", "block"))
+    section.only(("combine", "review", "block", "explore"))
     combine = section.choice_or("combine", COMBINERS, "rank_average")
     review, block = read_threshold(section, "review", declared), read_threshold(section, "block", declared)
     if not section.has("review") and not section.has("block"):
@@ -149,4 +160,39 @@ def read_decision(top: Section, declared: list[str]) -> Decision:
         )
     if review is not None and block is not None:
         check_order(section, review, block)
-    return Decision(combine=combine, review=review, block=block)
+    return Decision(combine=combine, review=review, block=block, explore=_explore(section))
+
+
+def _explore(decision: Section) -> Explore | None:
+    if not decision.has("explore"):
+        return None
+    section = decision.section("explore", "explore: {share: 0.01}")
+    if section is None:
+        return None
+    section.only(("share", "instead"))
+    if section.require("share", "Say which share of what would be blocked, such as 0.01.") is None:
+        return None
+    share = section.number("share", 0.0, MOST_EXPLORED, None)
+    instead = section.choice_or("instead", ("review", "allow"), "review")
+    return None if share is None else Explore(share=share, instead=instead)
+
+
+def read_rule_files(top: Section) -> tuple[str, ...]:
+    """Names of the files with rules, relative to the pipeline's; none where the section is not written."""
+    node = top.node.mapping.get("rules")
+    if node is None:
+        return ()
+    remedy = "List files beside this one, such as rules: [rules.yaml]."
+    if node.kind != "list" or not 0 < len(node.items) <= MAX_RULE_FILES:
+        top.wrong("rules", f"must be a list of 1 to {MAX_RULE_FILES} files, but is {node.described}.", remedy)
+        return ()
+    names: list[str] = []
+    for item in node.items:
+        name = str(item.scalar)
+        if item.kind != "text" or not name.strip() or not name.isprintable():
+            top.report.add(item, "rules", f"{item.described} is no name of a file.", remedy)
+        elif name in names:
+            top.report.add(item, "rules", f"{item.described} stands twice.", "Keep one.")
+        else:
+            names.append(name)
+    return tuple(names)

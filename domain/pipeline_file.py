@@ -14,7 +14,7 @@ import msgspec
 
 from domain.errors import PipelineInvalid, Problem, ServiceMissing
 from domain.pipeline import AggregateFeature, Feature, Field, FieldType, Pipeline
-from domain.pipeline_decision import Kinds, read_decision, read_detectors
+from domain.pipeline_decision import Kinds, read_decision, read_detectors, read_rule_files
 from domain.pipeline_event import read_event
 from domain.pipeline_features import CheckExpression, read_features
 from domain.pipeline_guards import read_guards
@@ -36,14 +36,14 @@ _KEYS = (
     "features",
     "detectors",
     "decision",
+    "rules",
     "guards",
     "labels",
     "retraining",
     "review",
 )
 _NOT_BUILT = {
-    "rules": "Remove it; decide with detectors and budgets until rules are there.",
-    "lists": "Remove it; decide with detectors and budgets until lists are there.",
+    "lists": "Remove it; lists are kept with `tidegate lists` and the API (docs/rules.md).",
 }
 
 
@@ -97,10 +97,13 @@ def parse_pipeline(
 
 
 def digest_of(pipeline: Pipeline) -> str:
-    """SHA-256 (hex) of the declaration's canonical JSON without digest, ``retraining``, ``labels`` and ``review``."""
+    """SHA-256 (hex) of the declaration's canonical JSON, but for its digest and what changes no verdict."""
     bare = msgspec.to_builtins(msgspec.structs.replace(pipeline, digest=""), str_keys=True)
-    for name in ("retraining", "labels", "review"):
+    for name in ("retraining", "labels", "review", "rules"):
         del bare[name]
+    if bare["decision"]["explore"] is None:
+        # a pipeline without it keeps the digest, and with it the state, that it had before there was such a thing
+        del bare["decision"]["explore"]
     return hashlib.sha256(msgspec.json.encode(bare, order="sorted")).hexdigest()
 
 
@@ -120,6 +123,7 @@ def _read(top: Section, kinds: Kinds | None, check: CheckExpression | None) -> P
     declared = list(top.node.mapping["features"].mapping) if top.has("features") else []
     detectors = read_detectors(top, declared, kinds)
     decision = read_decision(top, declared)
+    rules = read_rule_files(top)
     guards = read_guards(top)
     shown = set() if event is None else {f.name for f in event.fields if not f.sensitive}
     entities = {f.entity for f in features if isinstance(f, AggregateFeature)} & shown
@@ -136,6 +140,7 @@ def _read(top: Section, kinds: Kinds | None, check: CheckExpression | None) -> P
         features=tuple(features),
         detectors=tuple(detectors),
         decision=decision,
+        rules=rules,
         guards=guards,
         seed=seed,
         retraining=retraining,

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from domain.pipeline import COMBINERS, Aggregate, FieldType, LatePolicy, UnknownFields
+from domain.pipeline_decision import MAX_RULE_FILES, MOST_EXPLORED
 from domain.pipeline_guards import MOST_TIMES
 from domain.pipeline_labels import MAX_SOURCE, MAX_SOURCES
 from domain.pipeline_retraining import RETRAINING_SCHEMA
@@ -92,9 +93,27 @@ def json_schema(kinds: Mapping[str, type[msgspec.Struct]] | None = None) -> dict
                     "combine": {"enum": list(COMBINERS)},
                     "review": _THRESHOLD,
                     "block": _THRESHOLD,
+                    "explore": {
+                        "type": "object",
+                        "properties": {
+                            "share": {"type": "number", "minimum": 0, "maximum": MOST_EXPLORED},
+                            "instead": {"enum": ["review", "allow"], "default": "review"},
+                        },
+                        "required": ["share"],
+                        "additionalProperties": False,
+                        "description": "of what would be blocked, the share that is spared by lot",
+                    },
                 },
                 "anyOf": [{"required": ["review"]}, {"required": ["block"]}],
                 "additionalProperties": False,
+            },
+            "rules": {
+                "type": "array",
+                "items": {"type": "string", "minLength": 1},
+                "minItems": 1,
+                "maxItems": MAX_RULE_FILES,
+                "uniqueItems": True,
+                "description": "files beside this one with the rules to begin with",
             },
             "guards": {
                 "type": "object",

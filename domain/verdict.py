@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from domain.rule_records import RuleAction, RuleMode
+
 __all__ = [
     "Alert",
     "DecisionName",
@@ -15,6 +17,7 @@ __all__ = [
     "ModelOutput",
     "ModelRole",
     "Reason",
+    "RuleOutput",
     "Source",
     "Verdict",
     "Versions",
@@ -42,6 +45,10 @@ class Flag(StrEnum):
     WARMING_UP = "warming_up"
     REPLAYED = "replayed"
     OUT_OF_RANGE = "out_of_range"
+    EXPLORED = "explored"
+    """It would have been blocked, and was spared by lot (``decision.explore``)."""
+    RULE_FAILED = "rule_failed"
+    """A rule could not be evaluated on it, which counts as no hit."""
 
 
 class Source(msgspec.Struct, frozen=True, gc=False):
@@ -57,7 +64,8 @@ class Reason(msgspec.Struct, frozen=True, gc=False):
 
     ``value`` is the event's, ``usual_low`` and ``usual_high`` the 5th and 95th percentile of recent traffic,
     ``contribution`` by how much the score (0 to 1) falls when the value is replaced by its usual median, averaged over
-    orders in which all values are replaced one after the other.
+    orders in which all values are replaced one after the other. Of a rule (``code`` "rule:<id>") ``feature`` is empty,
+    the values are null, and ``contribution`` is what it added to the score.
     """
 
     code: str
@@ -100,8 +108,27 @@ class ModelOutput(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     decided: bool = False
 
 
+class RuleOutput(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """A rule, or the band of a typology, that hit the event.
+
+    ``effect`` is what it adds to the score, ``decided`` is there, and true, where it made the decision. ``score`` is
+    that of a typology: the sum of the weights of its rules that hit. In mode ``shadow`` none of this had an effect.
+    """
+
+    id: str
+    version: int
+    mode: RuleMode
+    action: RuleAction
+    effect: float
+    decided: bool = False
+    score: float | msgspec.UnsetType = msgspec.UNSET
+
+
 class Versions(msgspec.Struct, frozen=True, gc=False):
-    """Versions of everything that made the verdict; ``models["champion"]`` is the registry's model in force, if any."""
+    """Versions of everything that made the verdict; ``models["champion"]`` is the registry's model in force, if any.
+
+    ``rules`` and ``lists`` are those in force, null where no rules are.
+    """
 
     code: str
     pipeline: int
@@ -122,7 +149,8 @@ class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     as of the labels known then; null while they are too few. ``out_of_range``, with the flag of that name: features
     whose value lies far outside of what recent traffic had, so that what the detectors say of it is extrapolated.
     ``models``, where models from the registry are in force: what each said, by version, and the pipeline's own
-    detectors under ``own``. One of them decided: its score is ``score``. Absent for a duplicate.
+    detectors under ``own``. One of them decided: its score is ``score``, unless rules moved that (then ``own`` is there
+    without models from the registry too). Absent for a duplicate. ``rules``: those that hit, absent where none did.
     """
 
     id: str
@@ -142,6 +170,7 @@ class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     probability: float | msgspec.UnsetType | None = msgspec.UNSET
     out_of_range: list[str] | msgspec.UnsetType = msgspec.UNSET
     models: dict[str, ModelOutput] | msgspec.UnsetType = msgspec.UNSET
+    rules: list[RuleOutput] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Alert(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -163,3 +192,4 @@ class Alert(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     probability: float | msgspec.UnsetType | None = msgspec.UNSET
     out_of_range: list[str] | msgspec.UnsetType = msgspec.UNSET
     amount: float | msgspec.UnsetType | None = msgspec.UNSET
+    rules: list[RuleOutput] | msgspec.UnsetType = msgspec.UNSET

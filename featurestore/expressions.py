@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,8 @@ from lark import Token, Tree
 from lark.exceptions import LarkError
 
 from domain.batch import Floats
+from featurestore.expression_columns import Columns
+from featurestore.expression_parts import Numbers, Part, coalesce_texts, constant, is_missing
 from featurestore.expressions_ops import BINARY, FUNCTIONS, choose, equal_texts, logical_not, negate
 
 __all__ = ["Expression", "ExpressionError", "compile_expression"]
@@ -40,32 +42,18 @@ class ExpressionError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class _Columns:
-    rows: int
-    numbers: Mapping[str, Floats]
-    texts: Mapping[str, Sequence[str | None]]
-
-
-_Numbers = Callable[[_Columns], Floats]
-_Texts = Callable[[_Columns], Sequence[str | None]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A compiled subexpression: either of numbers or of texts."""
-
-    column: int
-    numbers: _Numbers | None = None
-    texts: _Texts | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Expression:
-    """A compiled expression. ``names`` are the columns it reads."""
+    """A compiled expression.
+
+    ``names`` are the columns it reads, ``lists`` the lists and columns whose membership it asks for, ``cost`` what a
+    row of it costs, in operations on a column of numbers.
+    """
 
     text: str
     names: frozenset[str]
-    _run: _Numbers = field(repr=False, compare=False)
+    _run: Numbers = field(repr=False, compare=False)
+    lists: frozenset[tuple[str, str]] = frozenset()
+    cost: int = 1
 
     def evaluate(self, columns: Mapping[str, Floats], strings: Mapping[str, Sequence[str | None]]) -> Floats:
         """The value of each row: float64[n], NaN where missing.
@@ -74,15 +62,25 @@ class Expression:
         hold more than is used. Raises KeyError when a used one is not there.
         """
         first = next(iter(self.names))
-        rows = len(columns[first]) if first in columns else len(strings[first])
+        return self.on(
+            Columns(len(columns[first]) if first in columns else len(strings[first]), columns, strings)
+        )
+
+    def on(self, columns: Columns) -> Floats:
+        """The same on ``columns``, which several expressions may share."""
         with np.errstate(all="ignore"):
-            result = self._run(_Columns(rows, columns, strings))
+            result = self._run(columns)
         # adding zero turns -0.0 into 0.0
-        return np.broadcast_to(np.where(np.isfinite(result), result, np.nan) + 0.0, (rows,)).copy()
+        return np.broadcast_to(np.where(np.isfinite(result), result, np.nan) + 0.0, (columns.rows,)).copy()
 
 
-def compile_expression(text: str, numbers: frozenset[str], strings: frozenset[str]) -> Expression:
+def compile_expression(
+    text: str, numbers: frozenset[str], strings: frozenset[str], listed: frozenset[str] | None = None
+) -> Expression:
     """``text`` as an expression over number-like columns and columns of texts.
+
+    ``listed``: names that may stand before ``in lists.NAME`` or ``in tags.NAME`` (None: nothing may); features know
+    no lists, rules do.
 
     Raises ExpressionError (a ValueError) that says where, what and how to mend it.
 
@@ -104,13 +102,19 @@ def compile_expression(text: str, numbers: frozenset[str], strings: frozenset[st
         raise ExpressionError("cannot be read from here.", _SYNTAX, column) from None
     except LarkError:
         raise ExpressionError("ends too early.", _SYNTAX, len(text) + 1) from None
-    compiler = _Compiler(numbers, strings)
+    compiler = _Compiler(numbers, strings, listed)
     part = compiler.compile(tree)
     if part.numbers is None:
         raise ExpressionError("gives a text.", "Compare it: country == 'US'.", part.column)
-    if not compiler.names:
+    if not compiler.names and not compiler.lists:
         raise ExpressionError("uses no field or feature.", "Name at least one; a constant tells nothing.")
-    return Expression(text=text, names=frozenset(compiler.names), _run=part.numbers)
+    return Expression(
+        text=text,
+        names=frozenset(compiler.names),
+        _run=part.numbers,
+        lists=frozenset(compiler.lists),
+        cost=compiler.cost,
+    )
 
 
 _SYNTAX = "Check operators and brackets; texts go in quotes: country == 'US'."
@@ -118,13 +122,23 @@ _ONLY = "Operators: + - * / % == != < <= > >= && || ! ?: and in [..]. Functions:
 
 
 class _Compiler:
-    def __init__(self, numbers: frozenset[str], strings: frozenset[str]) -> None:
+    def __init__(
+        self, numbers: frozenset[str], strings: frozenset[str], listed: frozenset[str] | None
+    ) -> None:
         self._numbers = numbers
         self._strings = strings
+        self._listed = listed
         self._nodes = 0
+        self._slow = 0
         self.names: set[str] = set()
+        self.lists: set[tuple[str, str]] = set()
 
-    def compile(self, node: Tree[Token], depth: int = 0) -> _Part:
+    @property
+    def cost(self) -> int:
+        """In operations on a column of numbers; what goes text by text costs a few times as much."""
+        return self._nodes + _SLOW * self._slow
+
+    def compile(self, node: Tree[Token], depth: int = 0) -> Part:
         # the grammar nests a dozen rules of one child around every literal: pass them without recursion
         while len(node.children) == 1 and node.data not in _LEAVES:
             inner = node.children[0]
@@ -147,12 +161,12 @@ class _Compiler:
         if rule == "expr":
             parts = [self._number(child, below) for child in node.children]
             condition, yes, no = parts
-            return _Part(column, lambda c: choose(condition(c), yes(c), no(c)))
+            return Part(column, lambda c: choose(condition(c), yes(c), no(c)))
         if rule == "unary":
             operator, operand = node.children
             act = negate if _rule(operator) == "unary_neg" else logical_not
             value = self._number(operand, below)
-            return _Part(column, lambda c: act(value(c)))
+            return Part(column, lambda c: act(value(c)))
         if rule in ("conditionaland", "conditionalor"):
             return self._binary(rule, node.children[0], node.children[1], column, below)
         if rule in ("relation", "addition", "multiplication"):
@@ -166,7 +180,7 @@ class _Compiler:
         )
         raise ExpressionError(f"{what}.", _ONLY, column)
 
-    def _number(self, node: Any, depth: int) -> _Numbers:
+    def _number(self, node: Any, depth: int) -> Numbers:
         part = self.compile(node, depth)
         if part.numbers is None:
             raise ExpressionError(
@@ -174,10 +188,10 @@ class _Compiler:
             )
         return part.numbers
 
-    def _literal(self, token: Any, column: int) -> _Part:
+    def _literal(self, token: Any, column: int) -> Part:
         kind, text = token.type, str(token)
         if kind == "BOOL_LIT":
-            return _constant(float(text == "true"), column)
+            return constant(float(text == "true"), column)
         if kind in ("INT_LIT", "FLOAT_LIT"):
             try:
                 value = float(int(text, 16)) if "0x" in text else float(text)
@@ -187,23 +201,23 @@ class _Compiler:
                 raise ExpressionError(
                     "this number is too large.", "Numbers are doubles, up to 1.8e308.", column
                 )
-            return _constant(value, column)
+            return constant(value, column)
         if kind in ("STRING_LIT", "MLSTRING_LIT"):
             word = str(celstr(token))
-            return _Part(column, texts=lambda c: [word] * c.rows)
+            return Part(column, texts=lambda c: [word] * c.rows, word=word)
         remedy = {
             "NULL_LIT": "Write is_missing(x) or coalesce(x, 0.0).",
             "UINT_LIT": "Write the number without u.",
         }.get(kind, "Write a text in quotes.")
         raise ExpressionError(f"{text[:20]} is not supported.", remedy, column)
 
-    def _name(self, name: str, column: int) -> _Part:
+    def _name(self, name: str, column: int) -> Part:
         if name in self._numbers:
             self.names.add(name)
-            return _Part(column, numbers=lambda c: c.numbers[name])
+            return Part(column, numbers=lambda c: c.numbers[name])
         if name in self._strings:
             self.names.add(name)
-            return _Part(column, texts=lambda c: c.texts[name])
+            return Part(column, texts=lambda c: c.texts[name], name=name)
         known = sorted(self._numbers | self._strings)
         remedy = _nearest(name, known) or (
             f"Known here: {', '.join(known[:12])}{' ...' if len(known) > 12 else ''}. "
@@ -211,7 +225,7 @@ class _Compiler:
         )
         raise ExpressionError(f"there is no field or earlier feature {name!r}.", remedy, column)
 
-    def _binary(self, rule: str, left: Any, right: Any, column: int, depth: int) -> _Part:
+    def _binary(self, rule: str, left: Any, right: Any, column: int, depth: int) -> Part:
         if rule in ("relation_eq", "relation_ne"):
             one, other = self.compile(left, depth), self.compile(right, depth)
             if (one.texts is None) != (other.texts is None):
@@ -221,32 +235,43 @@ class _Compiler:
             return self._equality(one, other, column, negated=rule == "relation_ne")
         a, b = self._number(left, depth), self._number(right, depth)
         operation = BINARY[rule]
-        return _Part(column, lambda c: operation(a(c), b(c)))
+        return Part(column, lambda c: operation(a(c), b(c)))
 
-    def _equality(self, one: _Part, other: _Part, column: int, *, negated: bool = False) -> _Part:
+    def _equality(self, one: Part, other: Part, column: int, *, negated: bool = False) -> Part:
         if one.texts is not None and other.texts is not None:
+            if (name := one.name or other.name) and (word := other.word or one.word):
+                # most comparisons of texts are of a field with a word
+                if negated:
+                    return Part(column, lambda c: logical_not(c.equals(name, word)))
+                return Part(column, lambda c: c.equals(name, word))
+            self._slow += 1
             x, y = one.texts, other.texts
             if negated:
-                return _Part(column, lambda c: logical_not(equal_texts(x(c), y(c))))
-            return _Part(column, lambda c: equal_texts(x(c), y(c)))
+                return Part(column, lambda c: logical_not(equal_texts(x(c), y(c))))
+            return Part(column, lambda c: equal_texts(x(c), y(c)))
         assert one.numbers is not None  # noqa: S101
         assert other.numbers is not None  # noqa: S101
         a, b = one.numbers, other.numbers
         operation = BINARY["relation_ne" if negated else "relation_eq"]
-        return _Part(column, lambda c: operation(a(c), b(c)))
+        return Part(column, lambda c: operation(a(c), b(c)))
 
-    def _in(self, left: Any, right: Any, column: int, depth: int) -> _Part:
-        value = self.compile(left, depth)
+    def _in(self, left: Any, right: Any, column: int, depth: int) -> Part:
         listing = right
         while isinstance(listing, Tree) and len(listing.children) == 1 and listing.data != "list_lit":
             listing = listing.children[0]
+        if self._listed is not None and (name := _list_name(listing)) is not None:
+            return self._in_list(left, name, column)
+        value = self.compile(left, depth)
         if not isinstance(listing, Tree) or listing.data != "list_lit" or not listing.children:
             raise ExpressionError(
                 "after `in` stands no list.", "Write for example country in ['US', 'FR'].", column
             )
-        answers: list[_Numbers] = []
-        for item in _child(listing, tree=True).children:
-            member = self.compile(item, depth)
+        answers: list[Numbers] = []
+        members = [self.compile(item, depth) for item in _child(listing, tree=True).children]
+        words = frozenset(member.word for member in members if member.word)
+        if (column_of := value.name) is not None and all(member.word for member in members):
+            return Part(column, lambda c: c.among(column_of, words))
+        for member in members:
             if (member.texts is None) != (value.texts is None):
                 raise ExpressionError(
                     "the list mixes texts and numbers.", "Compare values of the same kind.", member.column
@@ -256,15 +281,32 @@ class _Compiler:
             answers.append(equal)
         either = BINARY["conditionalor"]
 
-        def run(columns: _Columns) -> Floats:
+        def run(columns: Columns) -> Floats:
             result = answers[0](columns)
             for answer in answers[1:]:
                 result = either(result, answer(columns))
             return result
 
-        return _Part(column, run)
+        return Part(column, run)
 
-    def _call(self, node: Tree[Token], column: int, depth: int) -> _Part:
+    def _in_list(self, left: Any, list_name: str, column: int) -> Part:
+        """``left``, the name of a text or an entity, in a list that people keep."""
+        node = left
+        while isinstance(node, Tree) and len(node.children) == 1 and node.data != "ident":
+            node = node.children[0]
+        name = str(node.children[0]) if isinstance(node, Tree) and node.data == "ident" else ""
+        known = sorted(self._listed or ())
+        if name not in known:
+            remedy = (name and _nearest(name, known)) or f"Lists hold values of: {', '.join(known)}."
+            what = (
+                f"lists hold no values of {name!r}." if name else "only a field can be looked up in a list."
+            )
+            raise ExpressionError(what, remedy, getattr(left.meta, "column", column))
+        self._slow += 1
+        self.lists.add((list_name, name))
+        return Part(column, lambda c: c.members[list_name, name])
+
+    def _call(self, node: Tree[Token], column: int, depth: int) -> Part:
         name = str(node.children[0])
         arguments = list(_child(node, 1, tree=True).children) if len(node.children) > 1 else []
         if name == "is_missing":
@@ -280,9 +322,9 @@ class _Compiler:
             raise ExpressionError(f"{name}() has {len(arguments)} argument(s).", f"Give it {wanted}.", column)
         parts = [self.compile(argument, depth) for argument in arguments]
         if name == "is_missing":
-            return _is_missing(parts[0], column)
+            return is_missing(parts[0], column)
         if name == "coalesce" and all(part.texts is not None for part in parts):
-            return _coalesce_texts([part.texts for part in parts if part.texts is not None], column)
+            return coalesce_texts([part.texts for part in parts if part.texts is not None], column)
         for part in parts:
             if part.numbers is None:
                 raise ExpressionError(
@@ -290,10 +332,25 @@ class _Compiler:
                 )
         values = [part.numbers for part in parts if part.numbers is not None]
         function = FUNCTIONS[name][2]
-        return _Part(column, lambda c: function(*(value(c) for value in values)))
+        return Part(column, lambda c: function(*(value(c) for value in values)))
 
 
+_SLOW = 10
+"""What an operation that goes text by text costs more than one on numbers."""
+_LISTS = {"lists": "", "tags": "tag:"}
+"""Words for lists in expressions, and how names of those lists begin."""
 _LEAVES = {"literal", "ident", "ident_arg", "dot_ident", "dot_ident_arg", "list_lit", "map_lit"}
+
+
+def _list_name(node: Any) -> str | None:
+    """The list that ``lists.NAME`` or ``tags.NAME`` names."""
+    if not isinstance(node, Tree) or node.data != "member_dot":
+        return None
+    room, name = node.children
+    while isinstance(room, Tree) and len(room.children) == 1:
+        room = room.children[0]
+    prefix = _LISTS.get(str(room))
+    return None if prefix is None else prefix + str(name)
 
 
 def _rule(node: Any) -> str:
@@ -310,25 +367,3 @@ def _child(node: Any, index: int = 0, *, tree: bool = False) -> Any:
 def _nearest(name: str, known: Sequence[str]) -> str | None:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"Did you mean {close[0]!r}?" if close else None
-
-
-def _constant(value: float, column: int) -> _Part:
-    number = np.float64(value)
-    return _Part(column, numbers=lambda c: number)  # type: ignore[arg-type,return-value]  # broadcasts
-
-
-def _is_missing(part: _Part, column: int) -> _Part:
-    if part.texts is not None:
-        texts = part.texts
-        return _Part(column, lambda c: np.array([value is None for value in texts(c)], dtype=np.float64))
-    numbers = part.numbers
-    assert numbers is not None  # noqa: S101
-    return _Part(column, lambda c: np.isnan(numbers(c)) * 1.0)
-
-
-def _coalesce_texts(parts: Sequence[_Texts], column: int) -> _Part:
-    def run(columns: _Columns) -> Sequence[str | None]:
-        rows = zip(*(part(columns) for part in parts), strict=True)
-        return [next((value for value in row if value is not None), None) for row in rows]
-
-    return _Part(column, texts=run)

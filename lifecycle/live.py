@@ -38,6 +38,12 @@ class ModelSay(msgspec.Struct, frozen=True, gc=False):
     probability: float | None = None
 
 
+class RuleSay(msgspec.Struct, frozen=True, gc=False):
+    """Whether a rule that hit made the decision."""
+
+    decided: bool = False
+
+
 class Seen(msgspec.Struct, frozen=True, gc=False):
     """What is needed of a verdict."""
 
@@ -47,6 +53,12 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
     decision: DecisionName
     flags: list[str]
     models: dict[str, ModelSay] = {}
+    rules: list[RuleSay] = []
+
+    @property
+    def alert(self) -> bool:
+        """Whether the model's score made it one: what a rule stops is no fault of the model."""
+        return self.decision is not DecisionName.ALLOW and not any(rule.decided for rule in self.rules)
 
     @property
     def decider(self) -> str:
@@ -79,7 +91,7 @@ class Side:
         self.high = 0
         """It placed the event within the budget's share."""
         self.alerts = 0
-        """The verdict was a review or a block (deciders only)."""
+        """The verdict was a review or a block, and not by a rule (deciders only)."""
         self.first: int | None = None
         self.last: int | None = None
         """Event times of the oldest and newest event."""
@@ -97,7 +109,7 @@ class Side:
                 self._latencies.append(latency)
             else:
                 self._latencies[self.events % _LATENCIES] = latency
-            self.alerts += seen.decision is not DecisionName.ALLOW
+            self.alerts += seen.alert
         self.events += 1
         self.failures += score is None and others is not None
         self.high += score is not None and score >= limit
@@ -142,7 +154,8 @@ class LiveTally:
             own = seen.models.get(OWN)
             fallback = seen.score if own is None else own.score
             decider = seen.decider
-            said = seen.score if decider == OWN else seen.models[decider].score
+            # without what rules added to it
+            said = fallback if decider == OWN else seen.models[decider].score
             self.deciders.setdefault(decider, Side()).add(seen, said, fallback, self._limit, decides=True)
             for version, say in seen.models.items():
                 if say.role == "challenger":

@@ -1,9 +1,8 @@
 """Scoring one event against present state without changing anything: ``POST /v1/score?dry_run=true``.
 
-The same engine on scratch tables, filled from the online store, the newest detector snapshot, and the models in force.
-The answer is
-what a worker would have said of the event next, but for what it has committed since its last flush
-(a fraction of a second) and its last snapshot (ten seconds).
+The same engine on scratch tables, filled from the online store, the newest detector snapshot, and the models and
+rules in force. The answer is what a worker would have said of the event next, but for what it has committed since its
+last flush (a fraction of a second) and its last snapshot (ten seconds).
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from featurestore.ports import StateStore
 from featurestore.tables import FeatureTables
 from scoring.engine import PartitionScorer
 from scoring.models_in_use import NO_MODELS, ModelsInUse
+from scoring.rules_in_use import NO_RULES, RulesInUse
 from scoring.verdicts import VerdictEncoder, decode_verdict
 
 __all__ = ["StateDryRunner"]
@@ -43,6 +43,7 @@ class StateDryRunner:
         partitions: int,
         partition_of: Callable[[bytes, int], int],
         models: Callable[[], ModelsInUse] = lambda: NO_MODELS,
+        rules: Callable[[], RulesInUse] = lambda: NO_RULES,
     ) -> None:
         self._pipeline = pipeline
         self._codec = codec
@@ -52,6 +53,7 @@ class StateDryRunner:
         self._partitions = partitions
         self._partition_of = partition_of
         self._models = models
+        self._rules = rules
         self._known: dict[int, tuple[int, PartitionScorer]] = {}
 
     def score(self, raw: bytes) -> Verdict:
@@ -71,6 +73,7 @@ class StateDryRunner:
             ensemble=known.ensemble,
             learned=known.learned,
             models=self._models(),
+            rules=self._rules(),
         )
         scored = scorer.preview(batch)
         [record] = self._encoder.verdicts(scored, partition=partition, scored_at=now)

@@ -13,19 +13,20 @@ import numpy as np
 import numpy.typing as npt
 
 from detectors.arrays import Arrays, child, merge, pack, unpack
-from detectors.ensemble import Ensemble, EnsembleOutput, Segment
+from detectors.ensemble import Ensemble, EnsembleOutput
 from detectors.lessons import Lesson
 from domain.batch import EventBatch, Floats, Ints
 from domain.label import LabelBatch
-from domain.pipeline import ExpressionFeature, FieldType, Pipeline
+from domain.pipeline import Pipeline
 from domain.verdict import Flag, Reason
-from featurestore.expressions import Expression, compile_expression
 from featurestore.ports import EntityRequest
 from featurestore.tables import Advanced, FeatureTables
 from scoring.decision import decide
+from scoring.engine_columns import compile_features, on_batch, spread
 from scoring.learned_decision import LearnedDecision
 from scoring.models_in_use import NO_MODELS, ModelSays, ModelsInUse, Panel
 from scoring.reasons import explain
+from scoring.rules_in_use import NO_RULES, Ruled, RulesInUse, Ruling
 from scoring.scored import FLAG_BITS, ScoredBatch
 
 __all__ = ["Fetch", "PartitionScorer", "nothing_stored"]
@@ -34,8 +35,17 @@ Bools = npt.NDArray[np.bool_]
 Fetch = Callable[[Sequence[EntityRequest]], Sequence[Sequence[bytes | None]]]
 """How the engine asks for entity state that it does not hold."""
 
-_DUPLICATE, _LATE, _DEGRADED, _WARMING, _OUTSIDE = (
-    FLAG_BITS[flag] for flag in (Flag.DUPLICATE, Flag.LATE, Flag.DEGRADED, Flag.WARMING_UP, Flag.OUT_OF_RANGE)
+_DUPLICATE, _LATE, _DEGRADED, _WARMING, _OUTSIDE, _EXPLORED, _FAILED = (
+    FLAG_BITS[flag]
+    for flag in (
+        Flag.DUPLICATE,
+        Flag.LATE,
+        Flag.DEGRADED,
+        Flag.WARMING_UP,
+        Flag.OUT_OF_RANGE,
+        Flag.EXPLORED,
+        Flag.RULE_FAILED,
+    )
 )
 
 
@@ -63,6 +73,7 @@ class PartitionScorer:
         ensemble: Ensemble | None = None,
         learned: LearnedDecision | None = None,
         models: ModelsInUse = NO_MODELS,
+        rules: RulesInUse = NO_RULES,
     ) -> None:
         self.pipeline = pipeline
         self.partition = partition
@@ -72,11 +83,13 @@ class PartitionScorer:
         self.learned = LearnedDecision(pipeline, self.tables.partitions) if learned is None else learned
         self.models = models
         """What is asked beside the ensemble; may be exchanged between two batches."""
+        self.rules = rules
+        """What people decided in advance; may be exchanged likewise."""
         self.stream_time = stream_time
         self.labels_offset = labels_offset
         self._fetch = fetch
         self._names = pipeline.feature_names
-        self._expressions = _compile(pipeline)
+        self._expressions = compile_features(pipeline)
         none: Ints = np.empty(0, dtype=np.int64)
         self._no_events = EventBatch([], none, none, {name: [] for name in pipeline.entities}, {}, {})
 
@@ -119,28 +132,32 @@ class PartitionScorer:
         fresh = np.flatnonzero(~advanced.duplicate)
         x = advanced.features if len(fresh) == len(batch) else advanced.features[fresh]
         panel = Panel(self.models, batch.entities[self.pipeline.event.key], fresh)
+        ruling = Ruling(self.rules, panel, batch, x, fresh, self._names)
         lessons: list[Lesson] = []
         if teach:
             lessons = self.plan_lessons(batch.times, fresh, advanced.labels_applied, labels)
             may = self._may_teach(batch.entities[self.pipeline.event.key], fresh)
-            output = self.ensemble.step(x, lessons, may, decide=panel.decide)
+            output = self.ensemble.step(x, lessons, may, decide=ruling.decide)
         else:
-            output = self.ensemble.score(x, decide=panel.decide)
-        output = panel.decided(output)
-        raw, ranks, score, probability = _spread(output, fresh, len(batch))
+            output = self.ensemble.score(x, decide=ruling.decide)
+        output = ruling.decided(output)
+        raw, ranks, score, probability = spread(output, fresh, len(batch))
         decision = np.zeros(len(batch), dtype=np.int8)
         if teach:
             others = self.learned.step(output.score, x, batch.times[fresh], lessons)
         else:
             others = self.learned.preview(output.score, x, batch.times[fresh])
-        decision[fresh] = decide(output.reached, others)
+        ruled = ruling.rule(
+            decide(output.reached, others), self.pipeline.decision.explore, self.pipeline.seed
+        )
+        decision[fresh] = ruled.codes
         self._copy_first_results(batch, advanced, score, decision)
         self._remember(batch, fresh, score, decision)
-        alerts = np.flatnonzero((decision > 0) & ~advanced.duplicate)
         flags = advanced.duplicate * np.uint8(_DUPLICATE) + advanced.late * np.uint8(_LATE)
         flags[np.isnan(score) & ~advanced.duplicate] += np.uint8(_WARMING)
         if degraded:
             flags += np.uint8(_DEGRADED)
+        flags[fresh] += ruled.explored * np.uint8(_EXPLORED) + ruled.failed * np.uint8(_FAILED)
         outside = self._outside(output, fresh)
         flags[list(outside)] += np.uint8(_OUTSIDE)
         return ScoredBatch(
@@ -152,14 +169,17 @@ class PartitionScorer:
             decision=decision,
             flags=flags.astype(np.uint8),
             first_offset=advanced.first_offset,
-            segments=_on_batch(output.segments, fresh, len(batch)),
-            reasons=self._reasons(advanced.features, alerts, panel.said),
+            segments=on_batch(output.segments, fresh, len(batch)),
+            reasons=self._reasons(advanced.features, fresh, ruled, panel.said),
             stream_time=self.stream_time,
             labels_offset=self._labels_offsets(labels_before, labels, advanced),
             probability=probability,
             outside=outside,
-            models=panel.said,
+            models=ruling.said,
             champion=None if self.models.champion is None else self.models.champion.version,
+            rules={int(fresh[row]): listed for row, listed in ruled.outputs.items()},
+            rules_versions=self.rules.versions,
+            rule_failures=ruled.failures,
         )
 
     def plan_lessons(self, times: Ints, fresh: Ints, told: Ints, labels: LabelBatch | None) -> list[Lesson]:
@@ -233,8 +253,8 @@ class PartitionScorer:
         """Move the detectors on over vectors of committed verdicts, and labels among them (:meth:`plan_lessons`).
 
         ``times`` int64[n], event times; ``keys``, the verdicts' values of the key entity; ``decided``, the rows
-        (int64[k]) where models from the registry were in force and the scores that decided these. Returns the scores
-        that the ensemble gave (again).
+        (int64[k]) that another score than the ensemble's decided (models in force, rules that moved it), and these
+        scores. Returns the scores that the ensemble gave (again).
         """
         deciding = np.empty(len(x))
 
@@ -271,11 +291,15 @@ class PartitionScorer:
         """Train the detectors on past vectors (float64[n, F])."""
         self.ensemble.fit(x)
 
-    def _reasons(self, x: Floats, alerts: Ints, said: Sequence[ModelSays]) -> dict[int, list[Reason]]:
-        """Why each of the rows ``alerts`` of ``x`` is one, for the model that decided it."""
+    def _reasons(
+        self, x: Floats, fresh: Ints, ruled: Ruled, said: Sequence[ModelSays]
+    ) -> dict[int, list[Reason]]:
+        """Why rows were decided as they were: what rules say, then why the model that decided made it an alert."""
         found: dict[int, list[Reason]] = {}
-        for scores, rows in self.models.deciders(said, alerts):
+        for scores, rows in self.models.deciders(said, fresh[ruled.explain]):
             found |= explain(self.ensemble, self._names, x, rows, scores)
+        for row, listed in ruled.reasons.items():
+            found[int(fresh[row])] = listed + found.get(int(fresh[row]), [])
         return found
 
     def _may_teach(self, keys: Sequence[str], fresh: Ints | None) -> Bools | None:
@@ -365,44 +389,3 @@ class PartitionScorer:
         self.tables.set_results(
             self.partition, keys, batch.offsets[fresh], score[fresh], decision[fresh].astype(np.int64)
         )
-
-
-def _compile(pipeline: Pipeline) -> dict[str, Expression]:
-    fields = pipeline.event.fields
-    texts = frozenset(f.name for f in fields if f.type is FieldType.STRING)
-    numbers = {f.name for f in fields} - texts
-    compiled = {}
-    for feature in pipeline.features:
-        if isinstance(feature, ExpressionFeature):
-            compiled[feature.name] = compile_expression(
-                feature.expression, numbers=frozenset(numbers), strings=texts
-            )
-        numbers.add(feature.name)
-    return compiled
-
-
-def _spread(output: EnsembleOutput, fresh: Ints, n: int) -> tuple[Floats, Floats, Floats, Floats | None]:
-    """The ensemble's columns on all ``n`` rows, NaN on rows it was not asked about."""
-    probability = output.probability
-    if len(fresh) == n:
-        return output.raw, output.ranks, output.score, probability
-    detectors = output.raw.shape[1]
-    raw, ranks, score = np.full((n, detectors), np.nan), np.full((n, detectors), np.nan), np.full(n, np.nan)
-    raw[fresh], ranks[fresh], score[fresh] = output.raw, output.ranks, output.score
-    if probability is not None:
-        spread = np.full(n, np.nan)
-        spread[fresh] = probability
-        probability = spread
-    return raw, ranks, score, probability
-
-
-def _on_batch(segments: Sequence[Segment], fresh: Ints, n: int) -> list[Segment]:
-    """Segments of the fresh rows as segments of all rows; a duplicate belongs to what precedes it."""
-    if len(fresh) == n or not segments:
-        return list(segments)
-    starts = [0, *(int(fresh[s.start]) for s in segments[1:])]
-    stops = [*starts[1:], n]
-    return [
-        Segment(start, stop, s.versions, s.abstained)
-        for s, start, stop in zip(segments, starts, stops, strict=True)
-    ]

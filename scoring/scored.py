@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from detectors.ensemble import Segment
 from domain.batch import EventBatch, Floats, Ints
-from domain.verdict import Flag, Reason
+from domain.verdict import Flag, Reason, RuleOutput
 from scoring.models_in_use import ModelSays
 
 __all__ = ["FLAG_BITS", "ScoredBatch", "flags_of"]
@@ -22,10 +22,12 @@ FLAG_BITS: Mapping[Flag, int] = {
     Flag.WARMING_UP: 8,
     Flag.REPLAYED: 16,
     Flag.OUT_OF_RANGE: 32,
+    Flag.EXPLORED: 64,
+    Flag.RULE_FAILED: 128,
 }
 """Bit of each flag in ``ScoredBatch.flags``."""
 
-_FLAG_LISTS = [[flag for flag, bit in FLAG_BITS.items() if mask & bit] for mask in range(64)]
+_FLAG_LISTS = [[flag for flag, bit in FLAG_BITS.items() if mask & bit] for mask in range(256)]
 
 
 def flags_of(mask: int) -> list[Flag]:
@@ -56,8 +58,12 @@ class ScoredBatch:
                   learns from labels
     outside       row to its features that lie far outside of recent traffic, for rows with the flag
     models        what each model from the registry said of the rows, and the ensemble first; NaN of duplicates; empty
-                  where none is in force
+                  where none is in force. The ensemble alone where rules may move its score: it "decided" rows
+                  that they moved
     champion      version of the registry's model in force
+    rules         row to the rules that hit it
+    rules_versions  names of the rule set and the lists in force; None: there is no rule set
+    rule_failures rule to the number of rows with which it failed
     """
 
     batch: EventBatch
@@ -76,6 +82,9 @@ class ScoredBatch:
     outside: Mapping[int, list[str]] = field(default_factory=dict)
     models: Sequence[ModelSays] = ()
     champion: str | None = None
+    rules: Mapping[int, list[RuleOutput]] = field(default_factory=dict)
+    rules_versions: tuple[str, str] | None = None
+    rule_failures: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.batch)

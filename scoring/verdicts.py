@@ -52,7 +52,7 @@ class VerdictEncoder:
         self._detectors = _record("Detectors", [d.name for d in pipeline.detectors], Any)
         self._entities = _record("Entities", list(pipeline.entities), str)
         self._encoder = msgspec.json.Encoder()
-        self._versions_cache: dict[tuple[tuple[str, str], ...], msgspec.Raw] = {}
+        self._versions_cache: dict[Any, msgspec.Raw] = {}
 
     def verdicts(self, scored: ScoredBatch, *, partition: int, scored_at: int) -> list[Verdict]:
         """Verdict records, to be encoded as they are.
@@ -72,7 +72,7 @@ class VerdictEncoder:
         chances: list[Any] = (
             [msgspec.UNSET] * len(batch) if scored.probability is None else _nullable(scored.probability)
         )
-        topic, reasons, outside = self._topic, scored.reasons, scored.outside
+        topic, reasons, outside, rules = self._topic, scored.reasons, scored.outside, scored.rules
         none: list[Any] = []
         labels: list[Any] = (
             [msgspec.UNSET] * len(batch) if scored.labels_offset is None else scored.labels_offset.tolist()
@@ -96,6 +96,7 @@ class VerdictEncoder:
                 probability=chance,
                 out_of_range=outside.get(row, msgspec.UNSET),
                 models=model,
+                rules=rules.get(row, msgspec.UNSET),
             )
             for row, (
                 event_id,
@@ -162,6 +163,7 @@ class VerdictEncoder:
             probability=verdict.probability,
             out_of_range=verdict.out_of_range,
             amount=amount,
+            rules=verdict.rules,
         )
 
     def _said(self, scored: ScoredBatch) -> tuple[list[Any], list[Any]]:
@@ -172,7 +174,9 @@ class VerdictEncoder:
         segments = scored.segments or [Segment(0, n, {}, {})]
         for segment in segments:
             start, stop = segment.start, segment.stop
-            versions[start:stop] = [self._versions(segment.versions, scored.champion)] * (stop - start)
+            versions[start:stop] = [
+                self._versions(segment.versions, scored.champion, scored.rules_versions)
+            ] * (stop - start)
             for i, spec in enumerate(self._pipeline.detectors):
                 reason = segment.abstained.get(spec.name)
                 raw, ranks = scored.raw[start:stop, i], scored.ranks[start:stop, i]
@@ -204,14 +208,17 @@ class VerdictEncoder:
             for one in scored.models
         ]
         found: list[Any] = list(map(record, *columns))
-        for row in np.flatnonzero(scored.first_offset >= 0).tolist():
+        # duplicates, and rows of the ensemble alone whose score no rule moved
+        for row in np.flatnonzero(~np.logical_or.reduce([one.decided for one in scored.models])).tolist():
             found[row] = msgspec.UNSET
         return found
 
-    def _versions(self, models: dict[str, str], champion: str | None) -> msgspec.Raw:
+    def _versions(
+        self, models: dict[str, str], champion: str | None, rules: tuple[str, str] | None
+    ) -> msgspec.Raw:
         if champion is not None:
             models = {**models, "champion": champion}
-        key = tuple(models.items())
+        key = (rules, *models.items())
         found = self._versions_cache.get(key)
         if found is None:
             if len(self._versions_cache) > 100:
@@ -223,6 +230,8 @@ class VerdictEncoder:
                         pipeline=self._pipeline.version,
                         pipeline_digest=self._pipeline.digest,
                         models=models,
+                        rules=None if rules is None else rules[0],
+                        lists=None if rules is None else rules[1],
                     )
                 )
             )

@@ -307,7 +307,7 @@ class Recovery:
             values = verdict.features or {}
             x[row] = [_number(values.get(name)) for name in self._names]
         times = np.array([v.event_time for v in vectors], dtype=np.int64)
-        # models are not asked again: what decided stands in the verdicts, and the models may be gone
+        # models and rules are not asked again: what decided stands in the verdicts, and they may be gone
         led = np.flatnonzero(np.array([v.models is not None for v in vectors], dtype=np.bool_))
         decided = (led, np.array([_number(vectors[row].score) for row in led.tolist()])) if len(led) else None
         keys = [v.entities[self._pipeline.event.key] for v in vectors]

@@ -21,6 +21,7 @@ from domain.label_codec import LabelCodec
 from featurestore.tables import FeatureTables
 from scoring.engine import PartitionScorer
 from scoring.models_in_use import NO_MODELS
+from scoring.rules_in_use import NO_RULES
 from stream.committer import Committer, Outcome, StateWrites
 from stream.label_feed import LabelFeed
 from stream.micro_batch import MicroBatcher
@@ -51,6 +52,7 @@ class Session:
         self._parts = parts
         self._topics = Topics(parts.pipeline.name)
         self._models = NO_MODELS
+        self._rules = NO_RULES
         client_id = f"tidegate-{parts.pipeline.name}-{config.worker_id}"
         self._owner = client_id
         self._outbox = Outbox(
@@ -111,9 +113,13 @@ class Session:
             # before partitions are assigned: a worker that starts runs what is in force, not what was before
             self._parts.models.begin()
             self._models = self._parts.models.models
+        if self._parts.rules is not None:
+            self._parts.rules.begin()
+            self._rules = self._parts.rules.rules
         while not stop.is_set():
             try:
                 self._follow_models()
+                self._follow_rules()
                 messages = self._poll()
                 if messages:
                     self._handle(messages)
@@ -166,6 +172,18 @@ class Session:
             task.scorer.models = self._models
         self._parts.metrics.model_swaps.inc()
         self._parts.at("models_changed")
+        self._next_report = 0.0
+
+    def _follow_rules(self) -> None:
+        """Likewise for rules and lists."""
+        follower = self._parts.rules
+        if follower is None or not follower.poll():
+            return
+        self._rules = follower.rules
+        for task in self._tasks.values():
+            task.scorer.rules = self._rules
+        self._parts.metrics.rules.swaps.inc()
+        self._parts.at("rules_changed")
         self._next_report = 0.0
 
     def _poll(self) -> list[Any]:
@@ -377,6 +395,7 @@ class Session:
             tables=self._tables,
             fetch=self._parts.store.load_entities,
             models=self._models,
+            rules=self._rules,
         )
         committed, note = self._progress.committed(self._topics.events, partition)
         labels, _ = (

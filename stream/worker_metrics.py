@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from domain.batch import Floats
 
-__all__ = ["BatchHistogram", "WorkerMetrics"]
+__all__ = ["BatchHistogram", "RuleMetrics", "WorkerMetrics"]
 
 LATENCY_BOUNDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 
@@ -41,6 +41,32 @@ class BatchHistogram(Collector):
         family = HistogramMetricFamily(self._name, self._text)
         family.add_metric([], [(n, float(c)) for n, c in zip(names, upto, strict=True)], self._sum)
         yield family
+
+
+class RuleMetrics:
+    """Of rules and lists."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        r = registry
+        self.swaps = Counter(
+            "tidegate_rule_swaps", "Changes of rules or lists that this worker took", registry=r
+        )
+        self.epoch = Gauge("tidegate_rules_epoch", "Rule set that this worker goes by", registry=r)
+        self.refused = Gauge("tidegate_rules_refused", "1 while a newer rule set is not taken", registry=r)
+        self.lists_version = Gauge("tidegate_lists_version", "Lists that this worker goes by", registry=r)
+        self.entries = Gauge(
+            "tidegate_list_entries", "Entries of lists in memory, expired ones too", registry=r
+        )
+        self.unreadable = Gauge("tidegate_list_records_unreadable", "Records passed over", registry=r)
+        self.hits = Counter(
+            "tidegate_rule_hits",
+            "Committed verdicts that a rule hit, by rule and mode",
+            ["rule", "mode"],
+            registry=r,
+        )
+        self.failures = Counter(
+            "tidegate_rule_failures", "Events with which a rule failed, by rule", ["rule"], registry=r
+        )
 
 
 class WorkerMetrics:
@@ -93,6 +119,7 @@ class WorkerMetrics:
         self.model_failures = Counter(
             "tidegate_model_failures", "Rows of which a running model gave no score", ["role"], registry=r
         )
+        self.rules = RuleMetrics(r)
         self.recoveries = Counter("tidegate_recoveries", "Partitions recovered", registry=r)
         self.recovery_seconds = Gauge("tidegate_recovery_seconds", "Length of the last recovery", registry=r)
         self.standstill_seconds = Gauge(

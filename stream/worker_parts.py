@@ -12,6 +12,7 @@ from featurestore.ports import StateStore
 from scoring.verdicts import VerdictEncoder
 from stream.kafka import KafkaConnection
 from stream.models_follower import ModelsFollower
+from stream.rules_follower import RulesFollower
 from stream.worker_metrics import WorkerMetrics
 
 __all__ = ["WorkerConfig", "WorkerParts"]
@@ -48,3 +49,5 @@ class WorkerParts:
     at: Callable[[str], None]
     models: ModelsFollower | None = None
     """Trained models from the registry; None: the pipeline's own detectors only."""
+    rules: RulesFollower | None = None
+    """Rules and lists from the database; None: models and thresholds decide alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,6 +51,12 @@ def count(metrics: WorkerMetrics, outcome: Outcome) -> None:
             metrics.model_decisions.labels(one.role.value).inc(int(one.decided.sum()))
             if one.role is not ModelRole.OWN:
                 metrics.model_failures.labels(one.role.value).inc(int(np.isnan(one.score[fresh]).sum()))
+        for hit, number in Counter(
+            (one.id, one.mode.value) for listed in scored.rules.values() for one in listed
+        ).items():
+            metrics.rules.hits.labels(*hit).inc(number)
+        for rule, failures in scored.rule_failures.items():
+            metrics.rules.failures.labels(rule).inc(failures)
         for segment in scored.segments:
             for name in segment.abstained:
                 metrics.abstentions.labels(name).inc(segment.stop - segment.start)
@@ -122,6 +129,7 @@ def report(
         "models": models,
         "progress": progress,
         **_registry_models(parts),
+        **_rules(parts),
     }
     try:
         parts.publish_report(msgspec.json.encode(report))
@@ -145,6 +153,23 @@ def _registry_models(parts: WorkerParts) -> dict[str, Any]:
         "champion": running.get("champion"),
         "challenger": running.get("challenger"),
         "refused": follower.refused,
+    }
+
+
+def _rules(parts: WorkerParts) -> dict[str, Any]:
+    """What rules and lists this worker goes by, and what it refuses; sets their gauges."""
+    follower, metrics = parts.rules, parts.metrics.rules
+    if follower is None:
+        return {"rules": 0, "rules_refused": {}, "lists": 0}
+    metrics.epoch.set(follower.epoch)
+    metrics.refused.set(len(follower.refused))
+    metrics.lists_version.set(follower.lists_version)
+    metrics.entries.set(follower.entries)
+    metrics.unreadable.set(follower.unreadable)
+    return {
+        "rules": follower.epoch,
+        "rules_refused": follower.refused,
+        "lists": follower.lists_version,
     }
 
 

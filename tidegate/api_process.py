@@ -25,18 +25,21 @@ from lifecycle.registry import ModelRegistry
 from lifecycle.registry_sql import SqlModelRegistry
 from scoring.dry_run import StateDryRunner
 from scoring.models_in_use import ModelsInUse
+from scoring.rules_in_use import RulesInUse
 from scoring.verdicts import VerdictEncoder
 from stream.feed import KafkaVerdictFeed
 from stream.gateway import KafkaScoreGateway
 from stream.label_gateway import KafkaLabelSink
 from stream.models_follower import ModelsFollower
 from stream.models_topic import publish
+from stream.rules_follower import RulesFollower
 from stream.topics import Topics, partition_of, partitions_of
 from tidegate.entrance import entrance_of
 from tidegate.loading import load
 from tidegate.model_registry import DatabaseWhenNeeded
 from tidegate.offline import offline_store
-from tidegate.parts import hot_verdicts, models_follower
+from tidegate.parts import hot_verdicts, models_follower, rules_follower
+from tidegate.rules import tell_lists, tell_rules
 from tidegate.settings import Settings
 from tidegate.version import CODE_VERSION
 
@@ -72,6 +75,7 @@ def api(settings: Settings, stop: threading.Event) -> None:
     gateway = KafkaScoreGateway(conf, pipeline.name, f"{settings.worker_id}:{settings.api_port}")
     feed = KafkaVerdictFeed(conf, pipeline.name)
     models = models_follower(settings, pipeline, f"tidegate-api-{settings.worker_id}-models")
+    rules = rules_follower(settings, pipeline, f"tidegate-api-{settings.worker_id}-rules")
     labels = KafkaLabelSink(conf, pipeline.name)
     hot = hot_verdicts(settings, pipeline)
 
@@ -88,6 +92,7 @@ def api(settings: Settings, stop: threading.Event) -> None:
         await feed.close()
         await gateway.close()
         models.close()
+        rules.close()
         database.close()
 
     deps = ApiDeps(
@@ -108,6 +113,7 @@ def api(settings: Settings, stop: threading.Event) -> None:
             partitions=partitions_of(admin, topics.events),
             partition_of=partition_of,
             models=_current(models),
+            rules=_current_rules(rules),
         ),
         drift=DriftReports(client, pipeline.name),
         registry=registry,
@@ -116,6 +122,8 @@ def api(settings: Settings, stop: threading.Event) -> None:
         keys_changed=entrance.keys_changed,
         model_registry=models_registry,
         publish_models=lambda: _publish_models(settings, models_registry()),
+        publish_rules=lambda: tell_rules(settings, pipeline, database()),
+        publish_lists=lambda: tell_lists(settings, pipeline, database()),
         probes={"kafka": lambda: _ask_kafka(admin, topics.events), "redis": hot.ping},
         start=start,
         close=close,
@@ -137,6 +145,17 @@ def _current(follower: ModelsFollower) -> Callable[[], ModelsInUse]:
         return follower.models
 
     return models
+
+
+def _current_rules(follower: RulesFollower) -> Callable[[], RulesInUse]:
+    """The rules in force now; reads on first."""
+
+    def rules() -> RulesInUse:
+        follower.begin()
+        follower.poll()
+        return follower.rules
+
+    return rules
 
 
 def _ask_kafka(admin: AdminClient, topic: str) -> None:

@@ -12,9 +12,10 @@ from featurestore.redis_client import connect
 from lifecycle.artefact import unseal
 from lifecycle.model_keys import TrustedKeys
 from stream.models_follower import ModelsFollower
+from stream.rules_follower import RulesFollower
 from tidegate.settings import Settings
 
-__all__ = ["hot_verdicts", "models_follower"]
+__all__ = ["hot_verdicts", "models_follower", "rules_follower"]
 
 log = structlog.get_logger(__name__)
 
@@ -35,6 +36,11 @@ def models_follower(settings: Settings, pipeline: Pipeline, client_id: str) -> M
         return model
 
     return ModelsFollower(settings.kafka(), pipeline, opened, SystemClock(), client_id=client_id)
+
+
+def rules_follower(settings: Settings, pipeline: Pipeline, client_id: str) -> RulesFollower:
+    """Follows the rules and lists in force."""
+    return RulesFollower(settings.kafka(), pipeline, SystemClock(), client_id=client_id)
 
 
 def hot_verdicts(settings: Settings, pipeline: Pipeline) -> RedisHotVerdicts:

@@ -28,7 +28,7 @@ from stream.worker import WorkerConfig, WorkerParts, run_worker
 from stream.worker_metrics import WorkerMetrics
 from tidegate.loading import load
 from tidegate.offline import ArchivedVerdicts, offline_store
-from tidegate.parts import hot_verdicts, models_follower
+from tidegate.parts import hot_verdicts, models_follower, rules_follower
 from tidegate.settings import Settings
 from tidegate.version import CODE_VERSION
 from tidegate.warm import warm_up
@@ -55,6 +55,7 @@ def worker(settings: Settings, stop: threading.Event, *, at: Callable[[str], Non
     reports = WorkerReports(client, pipeline.name)
     metrics = WorkerMetrics(CollectorRegistry())
     models = models_follower(settings, pipeline, f"tidegate-{pipeline.name}-{settings.worker_id}-models")
+    rules = rules_follower(settings, pipeline, f"tidegate-{pipeline.name}-{settings.worker_id}-rules")
     parts = WorkerParts(
         kafka=settings.kafka(),
         pipeline=pipeline,
@@ -66,6 +67,7 @@ def worker(settings: Settings, stop: threading.Event, *, at: Callable[[str], Non
         metrics=metrics,
         at=at,
         models=models,
+        rules=rules,
     )
     config = WorkerConfig(
         worker_id=settings.worker_id,
@@ -86,6 +88,7 @@ def worker(settings: Settings, stop: threading.Event, *, at: Callable[[str], Non
         run_worker(config, parts, stop)
     finally:
         models.close()
+        rules.close()
         with suppress(StoreUnavailable):  # then the report expires by itself
             reports.remove(settings.worker_id)
     log.info("worker stopped")

@@ -19,7 +19,7 @@ from sqlalchemy import text
 import lifecycle.case_tables  # noqa: F401  # its tables belong to the metadata
 from domain.clock import SystemClock
 from domain.errors import Fatal, RegistryConflict, RegistryUnavailable
-from lifecycle import key_tables  # noqa: F401  # every table of ours is in metadata
+from lifecycle import key_tables, rule_tables  # noqa: F401  # every table of ours is in metadata
 from lifecycle.audit import AuditRecord
 from lifecycle.database import Database
 from lifecycle.registry import RegistryState

@@ -13,7 +13,16 @@ from ruamel.yaml import YAML
 
 from domain.durations import format_duration, parse_duration
 from domain.errors import PipelineInvalid, Problem, ServiceMissing
-from domain.pipeline import Aggregate, AggregateFeature, Cost, FieldType, Guards, Threshold, ValueFeature
+from domain.pipeline import (
+    Aggregate,
+    AggregateFeature,
+    Cost,
+    Explore,
+    FieldType,
+    Guards,
+    Threshold,
+    ValueFeature,
+)
 from domain.pipeline_features import _suggest_hop
 from domain.pipeline_file import json_schema, load_pipeline, parse_pipeline
 from tests.unit.domain.samples import EXAMPLES, PAYMENTS, payments
@@ -77,6 +86,22 @@ def test_defaults_and_values_arrive_in_the_declaration() -> None:
     counted = pipeline.features[1]
     assert isinstance(counted, AggregateFeature)
     assert counted.hop == parse_duration("30m")
+
+
+def test_rules_and_exploration_are_read() -> None:
+    text = change("{budget: 0.01}", "{budget: 0.01}\n  explore: {share: 0.02, instead: allow}")
+    pipeline = parse_pipeline(text + "\nrules: [rules.yaml, more.yaml]\n", "a.yaml")
+    assert pipeline.rules == ("rules.yaml", "more.yaml")
+    assert pipeline.decision.explore == Explore(share=0.02, instead="allow")
+    # files with rules change no verdict by themselves, exploration does
+    assert parse_pipeline(text, "a.yaml").digest == pipeline.digest
+    assert pipeline.digest != parse_pipeline(PAYMENTS, "a.yaml").digest
+
+
+def test_a_digest_is_for_ever() -> None:
+    """Snapshots of detectors carry it: what it is made of may grow, but not for files that do not use the new."""
+    known = "8582ccbbc3ea692649fefaa874398f8d59c2843ac008a83c059182ed6a1fec34"
+    assert parse_pipeline(PAYMENTS, "a.yaml").digest == known
 
 
 def test_the_digest_covers_every_part_and_nothing_else() -> None:
@@ -281,7 +306,23 @@ X, HST = "a feature x instead of the last one", "one more key for the detector"
         ("{budget: 0.01}", "{precision: 0.9}\n  block: {precision: 0.8}", "decision.block", "not above"),
         ("{budget: 0.01}", "{budget: 0.01}\n  block: {budget: 0.01}", "decision.block", "not below"),
         ("decision:\n", "decision:\n  combine: staked\n", "decision.combine", "not a choice"),
-        ("decision:\n", "rules: [rules.yaml]\ndecision:\n", "rules", "not built"),
+        ("decision:\n", "lists: [trusted]\ndecision:\n", "lists", "not built"),
+        ("decision:\n", "rules: rules.yaml\ndecision:\n", "rules", "must be a list"),
+        ("decision:\n", "rules: [3]\ndecision:\n", "rules", "no name"),
+        ("decision:\n", "rules: [a, a]\ndecision:\n", "rules", "twice"),
+        (
+            "{budget: 0.01}",
+            "{budget: 0.01}\n  explore: {share: 0.9}",
+            "decision.explore.share",
+            "out of range",
+        ),
+        ("{budget: 0.01}", "{budget: 0.01}\n  explore: {}", "decision.explore.share", "is missing"),
+        (
+            "{budget: 0.01}",
+            "{budget: 0.01}\n  explore: {share: 0.1, instead: block}",
+            "decision.explore.instead",
+            "not a choice",
+        ),
         ("decision:\n", "guards: {teach: 4}\ndecision:\n", "guards.teach", "not a key"),
         (
             "decision:\n",
