@@ -19,6 +19,7 @@ from domain.clock import Clock
 __all__ = ["router"]
 
 JSON = "application/json"
+_METRICS = ("text/plain", "application/openmetrics-text")
 _FRESH_SECONDS = 1.0
 """An answer of the probes is good for a second, so that asking often costs Kafka and Redis nothing."""
 
@@ -73,7 +74,17 @@ def router(deps: ApiDeps) -> APIRouter:
             )
         return Response(msgspec.json.encode({"status": "ok", "checks": checks}), media_type=JSON)
 
-    @routes.get("/metrics", summary="Metrics for Prometheus")
+    @routes.get(
+        "/metrics",
+        summary="Metrics for Prometheus",
+        response_class=Response,
+        responses={
+            200: {
+                "description": "In the form that Accept asks for",
+                "content": {kind: {"schema": {"type": "string"}} for kind in _METRICS},
+            }
+        },
+    )
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(deps.registry), headers={"Content-Type": content_type})
