@@ -55,9 +55,7 @@ class _ReportedModels:
         return [self._decode(report) for report in self._reports.all()]
 
 
-def api(
-    settings: Settings, stop: threading.Event, *, ready: Callable[[int], None] | None = None
-) -> None:
+def api(settings: Settings, stop: threading.Event, *, ready: Callable[[int], None] | None = None) -> None:
     """Serve HTTP until ``stop`` is set; ``ready`` is told the port (of use with port 0)."""
     pipeline = load(settings.pipeline)
     protector = settings.protector()

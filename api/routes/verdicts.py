@@ -49,12 +49,8 @@ def router(deps: ApiDeps) -> APIRouter:
     )
     async def page(
         *,
-        start: Annotated[
-            _Moment | None, Query(alias="from", description="scored_at from (RFC 3339)")
-        ] = None,
-        end: Annotated[
-            _Moment | None, Query(alias="to", description="scored_at before (RFC 3339)")
-        ] = None,
+        start: Annotated[_Moment | None, Query(alias="from", description="scored_at from (RFC 3339)")] = None,
+        end: Annotated[_Moment | None, Query(alias="to", description="scored_at before (RFC 3339)")] = None,
         decision: Annotated[DecisionName | None, Query()] = None,
         entity: Annotated[str | None, Query(max_length=512, description=_ENTITY)] = None,
         entity_hash: Annotated[str | None, Query(max_length=512, description=_HASHED)] = None,

@@ -56,7 +56,13 @@ def live(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]
 
                 def first_verdict() -> bool:
                     # until the worker has its partition, and the replies are found
-                    event = {"id": "warm-up", "at": "2026-01-01T00:00:00Z", "account": "a", "shop": "s", "amount": 1}
+                    event = {
+                        "id": "warm-up",
+                        "at": "2026-01-01T00:00:00Z",
+                        "account": "a",
+                        "shop": "s",
+                        "amount": 1,
+                    }
                     return client.post("/v1/score?deadline_ms=5000", json=event).status_code == 200
 
                 eventually("the first event is scored", first_verdict, made.logs)

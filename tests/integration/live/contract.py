@@ -33,6 +33,7 @@ _CHECKS = [
     response_schema_conformance,
     negative_data_rejection,
 ]
+Case = schemathesis.Case[Any]
 _DEADLINE = "deadline_ms"
 
 
@@ -57,7 +58,7 @@ def ask_everything(url: str, *, covering: int, fuzzing: int, patience: float) ->
             operation = found.ok()
             tally = asked.statuses.setdefault(operation.label, {})
 
-            def one(case: schemathesis.Case, tally: dict[int, int] = tally) -> None:
+            def one(case: Case, tally: dict[int, int] = tally) -> None:
                 status, wrong = _ask(client, url, case, patience)
                 tally[status] = tally.get(status, 0) + 1
                 asked.wrong.extend(wrong)
@@ -69,7 +70,7 @@ def ask_everything(url: str, *, covering: int, fuzzing: int, patience: float) ->
     return asked
 
 
-def _spread(document: Any, operation: Any, most: int) -> Iterator[schemathesis.Case]:
+def _spread(document: Any, operation: Any, most: int) -> Iterator[Case]:
     cases = list(
         document.iter_coverage_cases(
             operation,
@@ -91,7 +92,7 @@ def _fuzz(operation: Any, mode: GenerationMode, examples: int, one: Any) -> None
         suppress_health_check=list(HealthCheck),
     )
     @given(case=operation.as_strategy(mode))
-    def run(case: schemathesis.Case) -> None:
+    def run(case: Case) -> None:
         one(case)
 
     try:
@@ -101,7 +102,7 @@ def _fuzz(operation: Any, mode: GenerationMode, examples: int, one: Any) -> None
         assert mode is GenerationMode.NEGATIVE, operation.label
 
 
-def _ask(client: httpx.Client, url: str, case: schemathesis.Case, patience: float) -> tuple[int, list[str]]:
+def _ask(client: httpx.Client, url: str, case: Case, patience: float) -> tuple[int, list[str]]:
     """The answer's status, and what is wrong with it."""
     if str(case.query.get(_DEADLINE, "")).isdecimal() and 1 <= int(case.query[_DEADLINE]) <= 30_000:
         # a verdict within a millisecond is the caller's to hope for; 503 is then the documented answer
@@ -128,7 +129,9 @@ def _ask(client: httpx.Client, url: str, case: schemathesis.Case, patience: floa
     if endless:
         documented = case.operation.definition.raw["responses"].get(str(answer.status_code), {})
         fine = "text/event-stream" in documented.get("content", {})
-        return answer.status_code, [] if fine else [f"{case.operation.label}: a stream that is not documented"]
+        return answer.status_code, [] if fine else [
+            f"{case.operation.label}: a stream that is not documented"
+        ]
     try:
         case.validate_response(answer, checks=_CHECKS)
     except FailureGroup as group:
@@ -139,7 +142,7 @@ def _ask(client: httpx.Client, url: str, case: schemathesis.Case, patience: floa
     return answer.status_code, []
 
 
-def _told(case: schemathesis.Case, request: dict[str, Any], answer: httpx.Response, why: object) -> str:
+def _told(case: Case, request: dict[str, Any], answer: httpx.Response, why: object) -> str:
     asked = {k: request[k] for k in ("params", "json", "data") if request.get(k)}
     return (
         f"{case.operation.label}: {request['method']} {request['url']} {str(asked)[:300]}\n"

@@ -83,7 +83,9 @@ class Child:
 
     def unhandled(self) -> list[str]:
         """Exceptions that nobody expected, as its log has them."""
-        return [line for line in self._lines() if '"event": "unhandled"' in line or line.startswith("Traceback")]
+        return [
+            line for line in self._lines() if '"event": "unhandled"' in line or line.startswith("Traceback")
+        ]
 
     def tail(self, lines: int = 10) -> str:
         """The end of its log."""

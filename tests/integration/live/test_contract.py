@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+
 from tests.integration.live.conftest import Live
 from tests.integration.live.contract import ask_everything
 from tests.system.scene import PATIENCE
