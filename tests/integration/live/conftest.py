@@ -24,6 +24,7 @@ class Live:
     url: str
     api: Child
     scene: Scene
+    environment: dict[str, str]
 
     @property
     def topics(self) -> Topics:
@@ -51,7 +52,7 @@ def live(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]
         children = [Child(run_archiver, environment, directory / "archiver.log")]
         try:
             children.append(api := Child(run_api, environment, directory / "api.log"))
-            made = Live(f"http://127.0.0.1:{api.port}", api, scene)
+            made = Live(f"http://127.0.0.1:{api.port}", api, scene, environment)
             with httpx.Client(base_url=made.url, timeout=PATIENCE) as client:
 
                 def first_verdict() -> bool:

@@ -17,7 +17,7 @@ from tidegate.logs import set_up_logging
 from tidegate.settings import Settings
 from tidegate.signals import stop_on_signals
 
-__all__ = ["Child", "run_api", "run_archiver"]
+__all__ = ["Child", "run_api", "run_archiver", "run_joiner"]
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -35,6 +35,14 @@ def run_archiver(settings: Settings, told: Connection) -> None:
 
     told.send(0)
     archiver(settings, stop_on_signals())
+
+
+def run_joiner(settings: Settings, told: Connection) -> None:
+    """``tidegate joiner``."""
+    from tidegate.processes import joiner
+
+    told.send(0)
+    joiner(settings, stop_on_signals())
 
 
 def _main(what: Any, environment: Mapping[str, str], log: str, told: Connection) -> None:

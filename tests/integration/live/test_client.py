@@ -36,7 +36,7 @@ def client(live: Live) -> Iterator[Client]:
 def test_an_event_its_verdict_and_the_same_event_again(client: Client) -> None:
     first = client.score(event("client/1"), deadline_ms=30_000).verdict
     assert first is not None
-    assert (first.id, first.features["amount"], first.flags) == ("client/1", 12.5, [Flag.WARMING_UP])
+    assert (first.id, first.features["amount"], first.first) == ("client/1", 12.5, None)
     again = client.score(event("client/1"), deadline_ms=30_000).verdict
     assert again is not None
     # as after a lost answer: one event, counted once
