@@ -44,10 +44,10 @@ def test_an_event_its_verdict_and_the_same_event_again(client: Client) -> None:
     assert again.first == first.source
     assert client.wait("client/1", PATIENCE) == first
 
-    hashed = first.entities["account"]
+    hashed = first.entities["account_id"]
     assert hashed != "4929"
-    assert first in list(client.verdicts(entity=("account", "4929"), page=1))
-    assert first in list(client.verdicts(entity_hash=("account", hashed)))
+    assert first in list(client.verdicts(entity=("account_id", "4929"), page=1))
+    assert first in list(client.verdicts(entity_hash=("account_id", hashed)))
 
 
 def test_a_dry_run_leaves_nothing(client: Client) -> None:
@@ -76,7 +76,7 @@ def test_what_is_wrong_with_an_event_or_a_label_is_said(client: Client) -> None:
 def test_watching_sees_what_is_scored_meanwhile(client: Client, live: Live) -> None:
     with Client(live.url, timeout=PATIENCE) as other, client.watch() as verdicts:
         other.score(event("client-watch"), deadline_ms=30_000)
-        assert next(v for v in verdicts if v.id == "client-watch").entities["shop"] == "s1"
+        assert next(v for v in verdicts if v.id == "client-watch").entities["merchant_id"] == "s1"
 
 
 def test_operation(client: Client, live: Live) -> None:

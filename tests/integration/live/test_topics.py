@@ -69,7 +69,7 @@ def test_every_record_is_a_message_of_its_channel(live: Live, tmp_path: Path) ->
             eventually("an event that somebody should see", odd_ones, live.logs)
             client.label(Label(id="topics-0", label=1, source="analyst"))
         stranger = Producer({"bootstrap.servers": live.scene.bootstrap})
-        stranger.produce(live.topics.events, b'{"id": "topics-bad"}', key=b"4929", headers={
+        stranger.produce(live.topics.events, b'{"transaction_id": "topics-bad"}', key=b"4929", headers={
             "tidegate-request-id": b"0" * 32, "tidegate-reply-partition": b"0",
         })  # fmt: skip
         stranger.flush(PATIENCE)
@@ -94,7 +94,13 @@ def test_every_record_is_a_message_of_its_channel(live: Live, tmp_path: Path) ->
 
 
 def event(ident: str, amount: float) -> dict[str, Any]:
-    return {"id": ident, "at": "2026-01-01T00:00:00Z", "account": "4929", "shop": "s1", "amount": amount}
+    return {
+        "transaction_id": ident,
+        "event_time": "2026-01-01T00:00:00Z",
+        "account_id": "4929",
+        "merchant_id": "s1",
+        "amount": amount,
+    }
 
 
 def test_a_record_of_another_form_matches_nothing(live: Live) -> None:
