@@ -77,8 +77,9 @@ def create_app(deps: ApiDeps) -> FastAPI:
     app.include_router(labels.router(deps, metrics))
     app.include_router(live.router(deps, metrics, streams))
     app.include_router(verdicts.router(deps))
-    app.include_router(models.router(deps))
+    # before the models: their {version} matches these paths too, and would answer which methods there are
     app.include_router(model_changes.router(deps))
+    app.include_router(models.router(deps))
     app.include_router(audit.router(deps))
     app.include_router(rules.router(deps))
     app.include_router(lists.router(deps))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+from http import HTTPStatus
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
@@ -15,6 +17,9 @@ __all__ = ["read_json_body"]
 
 _CLOSE = {"Connection": "close"}
 """The rest of such a body is unread, so the connection is of no further use."""
+_THROWN_AWAY = 1 << 20
+"""Bytes of a refused body that are read all the same: to close a connection with something unread resets it, and the
+sender may then never see why it was refused. Whoever sends more than that is cut off."""
 
 
 async def read_json_body(
@@ -31,6 +36,25 @@ async def read_json_body(
     that nests moderately and has no name twice in an object. Raises ProblemError with status 408, 413 or 415,
     EventRejected.
     """
+    try:
+        return await _read(request, limit, seconds, smaller)
+    except ProblemError as problem:
+        if problem.status != HTTPStatus.REQUEST_TIMEOUT:
+            await _throw_away(request, seconds)
+        raise
+
+
+async def _throw_away(request: Request, seconds: float) -> None:
+    size = 0
+    with suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > _THROWN_AWAY:
+                    return
+
+
+async def _read(request: Request, limit: int, seconds: float, smaller: str) -> bytes:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise ProblemError(

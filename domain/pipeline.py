@@ -260,7 +260,7 @@ class Guards(msgspec.Struct, frozen=True, kw_only=True):
 class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
     """The whole declaration.
 
-    ``digest`` is the SHA-256 (hex) of its canonical JSON without the digest, ``retraining``, ``labels`` and
+    ``digest`` is the SHA-256 (hex) of its canonical JSON without the digest, ``retraining``, ``labels``,
     ``rules`` and ``review``, which change no verdict by themselves: nobody shall lose what detectors have learned for
     another cool-down. ``rules`` are files, beside the pipeline's, with the rules to begin with.
     """

@@ -18,7 +18,9 @@ __all__ = [
     "HEADER_PARTITION",
     "HEADER_REASON",
     "HEADER_REMEDY",
+    "HEADER_TIMESTAMP",
     "HEADER_TOPIC",
+    "Rejection",
     "dead_letter",
     "reply_body",
 ]
@@ -75,9 +77,16 @@ def _ours(message: Any, why: EventRejected) -> Headers:
     return headers
 
 
+class Rejection(msgspec.Struct, frozen=True):
+    """What a waiting API request is told instead of a verdict; a record of ``replies``."""
+
+    reason: str
+    field: str | None = None
+    detail: str = ""
+    remedy: str = ""
+
+
 def reply_body(why: EventRejected) -> tuple[bytes, Headers]:
     """What a waiting API request is told instead of a verdict."""
-    body = msgspec.json.encode(
-        {"reason": why.reason.value, "field": why.field, "detail": why.detail, "remedy": why.remedy}
-    )
+    body = msgspec.json.encode(Rejection(why.reason.value, why.field, why.detail, why.remedy))
     return body, [(HEADER_REJECTED, why.reason.value.encode())]

@@ -18,6 +18,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from domain.errors import EventRejected, Reject, Retriable, TidegateError
+from stream.dead_letters import Rejection
 from stream.topics import (
     HEADER_REJECTED,
     HEADER_REPLY_PARTITION,
@@ -44,13 +45,6 @@ _BATCH = 500
 
 class GatewayUnavailableError(Retriable):
     """The event could not be handed to Kafka, or nobody knows whether it was."""
-
-
-class _Rejection(msgspec.Struct, frozen=True):
-    reason: str
-    field: str | None = None
-    detail: str = ""
-    remedy: str = ""
 
 
 @dataclass(slots=True)
@@ -262,7 +256,7 @@ class KafkaScoreGateway:
 
 def _rejection(value: bytes) -> TidegateError:
     try:
-        found = msgspec.json.decode(value, type=_Rejection)
+        found = msgspec.json.decode(value, type=Rejection)
         reason = Reject(found.reason)
     except (msgspec.DecodeError, ValueError):
         return GatewayUnavailableError(

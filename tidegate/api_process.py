@@ -59,8 +59,8 @@ class _ReportedModels:
         return [self._decode(report) for report in self._reports.all()]
 
 
-def api(settings: Settings, stop: threading.Event) -> None:
-    """Serve HTTP until ``stop`` is set."""
+def api(settings: Settings, stop: threading.Event, *, ready: Callable[[int], None] | None = None) -> None:
+    """Serve HTTP until ``stop`` is set; ``ready`` is told the port (of use with port 0)."""
     pipeline = load(settings.pipeline)
     database = DatabaseWhenNeeded(settings.database())
     registry = CollectorRegistry()
@@ -129,7 +129,7 @@ def api(settings: Settings, stop: threading.Event) -> None:
         close=close,
     )
     log.info("API starts", host=settings.api_host, port=settings.api_port)
-    serve(create_app(deps), settings.api_host, settings.api_port, stop=stop)
+    serve(create_app(deps), settings.api_host, settings.api_port, stop=stop, ready=ready)
 
 
 def _publish_models(settings: Settings, registry: ModelRegistry) -> None:

@@ -20,6 +20,7 @@ from domain.clock import Clock
 __all__ = ["router"]
 
 JSON = "application/json"
+_METRICS = ("text/plain", "application/openmetrics-text")
 _FRESH_SECONDS = 1.0
 """An answer of the probes is good for a second, so that asking often costs Kafka and Redis nothing."""
 
@@ -78,6 +79,13 @@ def router(deps: ApiDeps) -> APIRouter:
         "/metrics",
         dependencies=[needs(deps, Scope.METRICS_READ)],
         summary="Metrics for Prometheus",
+        response_class=Response,
+        responses={
+            200: {
+                "description": "In the form that Accept asks for",
+                "content": {kind: {"schema": {"type": "string"}} for kind in _METRICS},
+            }
+        },
     )
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Annotated, Any, cast
 
+import anyio
 import msgspec
 from fastapi import APIRouter, Query
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -50,10 +51,12 @@ class LiveStreams:
                     return
                 yield entry
         finally:
-            for task in (ending, upcoming):
-                if task is not None and not task.done():
-                    task.cancel()
-                    await asyncio.gather(task, return_exceptions=True)
+            # a watcher who left cancels again at every await; ``entries`` can be closed only when nobody reads it
+            with anyio.CancelScope(shield=True):
+                for task in (ending, upcoming):
+                    if task is not None and not task.done():
+                        task.cancel()
+                        await asyncio.gather(task, return_exceptions=True)
 
 
 def router(deps: ApiDeps, metrics: ApiMetrics, streams: LiveStreams) -> APIRouter:

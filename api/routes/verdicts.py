@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, BeforeValidator
 from starlette.responses import Response
 
 from api.access import Scope, needs
@@ -28,6 +28,16 @@ _ENTITY = "One entity's verdicts: FIELD:VALUE with the value as in events (a sen
 _HASHED = "The same with the value as it stands in verdicts"
 
 
+def _rfc3339(text: str) -> str:
+    """``text``; ValueError for what is a number, which pydantic would take for seconds or milliseconds."""
+    if ":" not in text:
+        raise ValueError("must be a time such as 2026-01-31T12:00:00Z")
+    return text
+
+
+_Moment = Annotated[AwareDatetime, BeforeValidator(_rfc3339)]
+
+
 def router(deps: ApiDeps) -> APIRouter:
     """The routes, bound to their ports. The live stream's route must come before these."""
     routes = APIRouter(tags=["verdicts"])
@@ -41,12 +51,8 @@ def router(deps: ApiDeps) -> APIRouter:
     )
     async def page(
         *,
-        start: Annotated[
-            AwareDatetime | None, Query(alias="from", description="scored_at from (RFC 3339)")
-        ] = None,
-        end: Annotated[
-            AwareDatetime | None, Query(alias="to", description="scored_at before (RFC 3339)")
-        ] = None,
+        start: Annotated[_Moment | None, Query(alias="from", description="scored_at from (RFC 3339)")] = None,
+        end: Annotated[_Moment | None, Query(alias="to", description="scored_at before (RFC 3339)")] = None,
         decision: Annotated[DecisionName | None, Query()] = None,
         entity: Annotated[str | None, Query(max_length=512, description=_ENTITY)] = None,
         entity_hash: Annotated[str | None, Query(max_length=512, description=_HASHED)] = None,

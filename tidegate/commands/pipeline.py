@@ -1,4 +1,4 @@
-"""``tidegate pipeline check | schema | init``."""
+"""``tidegate pipeline check | schema | asyncapi | init``."""
 
 from __future__ import annotations
 
@@ -142,6 +142,20 @@ def check(
 def schema() -> None:
     """Print the JSON Schema of the pipeline file, for editors."""
     typer.echo(json.dumps(json_schema(PARAMS), indent=2))
+
+
+@app.command()
+def asyncapi(file: Annotated[Path, typer.Argument(help="The pipeline file.")]) -> None:
+    """Print the AsyncAPI 3 document of the pipeline's topics: every kind of record, its key and headers."""
+    # only here: the other commands of this file need no Kafka
+    from stream.asyncapi import asyncapi_document
+    from tidegate.version import CODE_VERSION
+
+    try:
+        pipeline = load(file)
+    except TidegateError as error:
+        _fail(error)
+    typer.echo(json.dumps(asyncapi_document(pipeline, CODE_VERSION), indent=2))
 
 
 @app.command()
