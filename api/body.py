@@ -37,11 +37,13 @@ async def read_json_body(
     EventRejected.
     """
     try:
-        return await _read(request, limit, seconds, smaller)
+        body = await _read(request, limit, seconds, smaller)
     except ProblemError as problem:
         if problem.status != HTTPStatus.REQUEST_TIMEOUT:
             await _throw_away(request, seconds)
         raise
+    check(body, values)
+    return body
 
 
 async def _throw_away(request: Request, seconds: float) -> None:
@@ -83,9 +85,7 @@ async def _read(request: Request, limit: int, seconds: float, smaller: str) -> b
         ) from None
     except ClientDisconnect:
         raise ProblemError(408, "disconnected", "the client left", headers=_CLOSE) from None
-    body = b"".join(chunks)
-    check(body, values)
-    return body
+    return b"".join(chunks)
 
 
 def _too_large(limit: int, remedy: str) -> ProblemError:
