@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alerts.schedule import LONGEST_RETRY_AFTER, STANDARD_DELAYS, Schedule, retry_after_seconds
@@ -25,6 +25,7 @@ def test_the_attempts_of_the_issue() -> None:
 
 
 @given(st.integers(0, 9), st.floats(0, 1, exclude_max=True))
+@settings(deadline=None)
 def test_jitter_makes_a_wait_longer_by_a_tenth_at_most(attempts: int, draw: float) -> None:
     due = Schedule().due(attempts, NOW, draw)
     assert due is not None
@@ -71,6 +72,7 @@ def test_retry_after(header: str | None, seconds: float | None) -> None:
 
 
 @given(st.text(max_size=60))
+@settings(deadline=None)
 def test_no_header_breaks_anything(header: str) -> None:
     found = retry_after_seconds(header, NOW)
     assert found is None or 0 <= found <= LONGEST_RETRY_AFTER
