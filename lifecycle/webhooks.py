@@ -160,7 +160,10 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Due(msgspec.Struct, frozen=True, kw_only=True):
-    """A delivery that is to be attempted now, with all that it needs; ``secrets`` are the live ones, raw."""
+    """A delivery that is to be attempted now, with all that it needs.
+
+    ``secrets`` are the live ones, raw; none when they were sealed under another key than ours.
+    """
 
     endpoint: str
     number: int

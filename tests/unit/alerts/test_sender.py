@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 from alerts.guard import AddressGuard, parse_networks
 from alerts.sender import Outcome, Sender
 from domain.clock import SystemClock
-from tests.unit.alerts.receiver import receiving
+from tests.receiver import receiving
 
 pytestmark = pytest.mark.anyio
 
