@@ -24,6 +24,7 @@ from domain.codec import EventCodec
 from domain.pipeline import Pipeline
 from domain.privacy import Protector
 from lifecycle.database import Database
+from lifecycle.webhook_store import WebhookStore
 
 __all__ = ["ApiDeps", "ApiLimits"]
 
@@ -71,6 +72,7 @@ class ApiDeps:
     server's event loop before the first and after the last request; the gateway and the feed belong there.
     ``database`` opens the database of whatever people change (rules, lists, keys, endpoints, cases), or raises
     RegistryUnavailable; ``access`` says who asks and what they may.
+    ``webhooks`` gives the store of webhook endpoints, or raises RegistryUnavailable.
     ``model_registry`` gives the registry, or raises RegistryUnavailable; ``publish_models`` tells the workers what
     is in force. Without them there are no trained models here.
     """
@@ -90,6 +92,7 @@ class ApiDeps:
     clock: Clock = field(default_factory=SystemClock)
     limits: ApiLimits = field(default_factory=ApiLimits)
     database: Callable[[], Database] | None = None
+    webhooks: Callable[[], WebhookStore] | None = None
     access: Access = field(default_factory=EverybodyOnThisMachine)
     model_registry: Callable[[], ModelRegistry] | None = None
     publish_models: Callable[[], None] | None = None

@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 
 from api.ports import WorkerReport
 from api.problems import PROBLEM_SCHEMA
+from api.routes.webhook_schemas import SCHEMAS as WEBHOOK_SCHEMAS
 from domain.codec import json_schema_of_event
 from domain.drift_record import DriftState
 from domain.pipeline import Field, FieldType, Pipeline
@@ -39,7 +40,8 @@ def _document(app: FastAPI, pipeline: Pipeline) -> dict[str, Any]:
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
     _, records = msgspec.json.schema_components(
-        (Verdict, WorkerReport, DriftState, ModelRecord, RegistryState, AuditRecord), ref_template=_REF
+        (Verdict, WorkerReport, DriftState, ModelRecord, RegistryState, AuditRecord, *WEBHOOK_SCHEMAS),
+        ref_template=_REF,
     )
     event = json_schema_of_event(pipeline)
     event.pop("$schema", None)  # OpenAPI 3.1 has a dialect for the whole document

@@ -23,6 +23,7 @@ from featurestore.redis_client import connect
 from featurestore.worker_reports import WorkerReports
 from lifecycle.registry import ModelRegistry
 from lifecycle.registry_sql import SqlModelRegistry
+from lifecycle.webhook_store import WebhookStore
 from scoring.dry_run import StateDryRunner
 from scoring.models_in_use import ModelsInUse
 from scoring.verdicts import VerdictEncoder
@@ -74,6 +75,11 @@ def api(settings: Settings, stop: threading.Event) -> None:
     def registry() -> SqlModelRegistry:
         return SqlModelRegistry(database(), pipeline.name, SystemClock())
 
+    box = settings.webhook_box()
+
+    def webhooks() -> WebhookStore:
+        return WebhookStore(database(), pipeline.name, SystemClock(), box)
+
     async def start() -> None:
         await gateway.start()
         await feed.start()
@@ -108,6 +114,7 @@ def api(settings: Settings, stop: threading.Event) -> None:
         drift=DriftReports(client, pipeline.name),
         registry=CollectorRegistry(),
         database=database,
+        webhooks=webhooks,
         model_registry=registry,
         publish_models=lambda: _publish_models(settings, registry()),
         probes={"kafka": lambda: _ask_kafka(admin, topics.events), "redis": hot.ping},

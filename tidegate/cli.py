@@ -24,6 +24,7 @@ COMMANDS = {
     "monitor": ("processes:monitor", "Watch verdicts and labels for drift."),
     "trainer": ("processes:trainer", "Train models, let them prove themselves, promote and guard them."),
     "joiner": ("processes:joiner", "Join labels to the events they are about."),
+    "dispatcher": ("processes:dispatcher", "Deliver alerts to webhooks."),
     "api": ("processes:api", "Answer questions over HTTP."),
     "doctor": ("operate:doctor", "Check settings, pipeline file, Kafka and Redis, and name remedies."),
     "backtest": (
@@ -39,6 +40,7 @@ COMMANDS = {
     "features": ("features:app", "Features as live scoring had them."),
     "labels": ("labels:app", "Labels: what events turned out to be."),
     "models": ("models:app", "Trained models: which there are, and which decide."),
+    "webhooks": ("webhooks:app", "Webhooks: where alerts are delivered to."),
     "offline": ("offline:app", "The offline store: all verdicts and labels."),
     "bench": ("bench:app", "Measure this machine (needs a checkout of the repository)."),
 }

@@ -124,6 +124,7 @@ class Stack:
                 "archiver-offline",
                 "joiner",
                 "monitor",
+                "dispatcher",
                 *(("trainer",) if trains else ()),
                 "api",
             ):

@@ -7,6 +7,7 @@ prepared process costs a tenth of starting one. Settings come from the environme
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -17,8 +18,12 @@ from dataclasses import replace
 from prometheus_client import CollectorRegistry
 
 from alerts.dispatcher import run_dispatcher
+from alerts.guard import AddressGuard, parse_networks
 from alerts.metrics import DispatcherMetrics
 from alerts.schedule import Schedule
+from alerts.sender import Sender
+from domain.clock import SystemClock
+from domain.pipeline import Pipeline
 from lifecycle.database import Database
 from tidegate.dispatcher import dispatcher_config, dispatcher_parts
 from tidegate.loading import load
@@ -31,7 +36,7 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run(step: int, seconds: float) -> None:
+def run(settings: Settings, pipeline: Pipeline, step: int, seconds: float) -> None:
     """A dispatcher that retries at once."""
     left = step
 
@@ -44,25 +49,38 @@ def run(step: int, seconds: float) -> None:
         elif left == 0:
             die()
 
-    settings = Settings()
     stop = stop_on_signals()
     database = Database(settings.database())
-    parts = dispatcher_parts(settings, load(settings.pipeline), DispatcherMetrics(CollectorRegistry()))
+    parts = dispatcher_parts(settings, pipeline, DispatcherMetrics(CollectorRegistry()))
     config = replace(dispatcher_config(settings), schedule=Schedule(delays=(0.0,) * 100, jitter=0.0))
     run_dispatcher(config, replace(parts(database), at=at), stop)
 
 
+async def nowhere(host: str, port: int) -> list[str]:
+    return ["127.0.0.1"]
+
+
+async def attempt_nothing() -> None:
+    guard = AddressGuard(parse_networks("127.0.0.1"))
+    async with Sender(guard, SystemClock(), user_agent="test", resolve=nowhere) as sender:
+        # nobody listens there
+        await sender.send("http://localhost:1/", {}, b"{}")
+
+
 def main() -> None:
     set_up_logging()
-    # alembic is loaded when a database is opened
-    Database(Settings().database()).close()
+    settings = Settings()
+    pipeline = load(settings.pipeline)
+    # what is loaded only when it is used: alembic, and much of httpx
+    Database(settings.database()).close()
+    asyncio.run(attempt_nothing())
     for line in sys.stdin:
         step, seconds = line.split()
         child = os.fork()
         if child == 0:
             code = 1
             try:
-                run(int(step), float(seconds))
+                run(settings, pipeline, int(step), float(seconds))
                 code = 0
             except BaseException:
                 traceback.print_exc()

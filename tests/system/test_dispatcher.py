@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -32,7 +33,7 @@ from tidegate.settings import Settings
 
 HERE = Path(__file__).parent
 KILLS = 50
-PORTION = 8
+PORTION = 5
 """Alerts sent before each life; one life does at least 3 + PORTION steps, so that it comes to its end."""
 
 
@@ -80,10 +81,8 @@ class Lives:
 
     def close(self) -> None:
         if self.pid and self._process.poll() is None:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         self._process.kill()
         self._process.communicate()
 

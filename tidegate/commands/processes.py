@@ -14,7 +14,7 @@ import typer
 from tidegate.settings import Settings
 from tidegate.signals import stop_on_signals
 
-__all__ = ["api", "archiver", "archiver_offline", "joiner", "monitor", "trainer", "worker"]
+__all__ = ["api", "archiver", "archiver_offline", "dispatcher", "joiner", "monitor", "trainer", "worker"]
 
 PipelineOption = Annotated[
     Path | None,
@@ -76,6 +76,14 @@ def joiner(pipeline: PipelineOption = None) -> None:
     Example: tidegate joiner --pipeline examples/payments/pipeline.yaml
     """
     _run("tidegate.processes", "joiner", pipeline)
+
+
+def dispatcher(pipeline: PipelineOption = None) -> None:
+    """Deliver alerts to webhooks. Several may run, each under a TIDEGATE_WORKER_ID of its own.
+
+    Example: TIDEGATE_DATABASE_URL=postgresql://... tidegate dispatcher
+    """
+    _run("tidegate.dispatcher", "dispatcher", pipeline)
 
 
 def api(pipeline: PipelineOption = None) -> None:
