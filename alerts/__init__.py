@@ -1,1 +1,1 @@
-"""Webhook endpoints, signing and delivery (not there yet; see README)."""
+"""Alerts to webhooks: signing, the retry schedule, the guard against private addresses, delivery, the dispatcher."""

@@ -28,6 +28,7 @@ from api.routes import (
     rules,
     score,
     verdicts,
+    webhooks,
 )
 from api.rules_watch import RulesWatch
 
@@ -81,6 +82,7 @@ def create_app(deps: ApiDeps) -> FastAPI:
     app.include_router(model_changes.router(deps))
     app.include_router(models.router(deps))
     app.include_router(audit.router(deps))
+    app.include_router(webhooks.router(deps))
     app.include_router(rules.router(deps))
     app.include_router(lists.router(deps))
     app.include_router(entities.router(deps))

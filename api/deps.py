@@ -24,6 +24,7 @@ from domain.codec import EventCodec
 from domain.pipeline import Pipeline
 from domain.privacy import Protector
 from lifecycle.database import Database
+from lifecycle.webhook_store import WebhookStore
 
 __all__ = ["ApiDeps", "ApiLimits"]
 
@@ -84,6 +85,7 @@ class ApiDeps:
     ``database`` opens the database of whatever people change (rules, lists, keys, endpoints, cases), or raises
     RegistryUnavailable; ``access`` says who asks and what they may.
     ``keys_changed`` is called when a key was made or revoked here.
+    ``webhooks`` gives the store of webhook endpoints, or raises RegistryUnavailable.
     ``model_registry`` gives the registry, or raises RegistryUnavailable; ``publish_models`` tells the workers what
     is in force. Without them there are no trained models here. ``publish_rules`` and ``publish_lists`` do so for
     rules and lists in the database.
@@ -104,6 +106,7 @@ class ApiDeps:
     clock: Clock = field(default_factory=SystemClock)
     limits: ApiLimits = field(default_factory=ApiLimits)
     database: Callable[[], Database] | None = None
+    webhooks: Callable[[], WebhookStore] | None = None
     access: Access = field(default_factory=EverybodyOnThisMachine)
     keys_changed: Callable[[], None] = _nobody_listens
     model_registry: Callable[[], ModelRegistry] | None = None

@@ -14,6 +14,7 @@ from api.access import needed, needs, routes_of
 from api.deps import ApiDeps
 from api.ports import WorkerReport
 from api.problems import PROBLEM_SCHEMA, responses
+from api.routes.webhook_schemas import SCHEMAS as WEBHOOK_SCHEMAS
 from domain.codec import json_schema_of_event
 from domain.drift_record import DriftState
 from domain.pipeline import Field, FieldType, Pipeline
@@ -51,7 +52,16 @@ def _document(app: FastAPI, pipeline: Pipeline) -> dict[str, Any]:
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
     _, records = msgspec.json.schema_components(
-        (Verdict, WorkerReport, DriftState, ModelRecord, RegistryState, AuditRecord, ApiKey),
+        (
+            Verdict,
+            WorkerReport,
+            DriftState,
+            ModelRecord,
+            RegistryState,
+            AuditRecord,
+            ApiKey,
+            *WEBHOOK_SCHEMAS,
+        ),
         ref_template=_REF,
     )
     _, rules = msgspec.json.schema_components(

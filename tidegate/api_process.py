@@ -23,6 +23,7 @@ from featurestore.redis_client import connect
 from featurestore.worker_reports import WorkerReports
 from lifecycle.registry import ModelRegistry
 from lifecycle.registry_sql import SqlModelRegistry
+from lifecycle.webhook_store import WebhookStore
 from scoring.dry_run import StateDryRunner
 from scoring.models_in_use import ModelsInUse
 from scoring.rules_in_use import RulesInUse
@@ -82,6 +83,11 @@ def api(settings: Settings, stop: threading.Event, *, ready: Callable[[int], Non
     def models_registry() -> SqlModelRegistry:
         return SqlModelRegistry(database(), pipeline.name, SystemClock())
 
+    box = settings.webhook_box()
+
+    def webhooks() -> WebhookStore:
+        return WebhookStore(database(), pipeline.name, SystemClock(), box)
+
     async def start() -> None:
         await gateway.start()
         await feed.start()
@@ -118,6 +124,7 @@ def api(settings: Settings, stop: threading.Event, *, ready: Callable[[int], Non
         drift=DriftReports(client, pipeline.name),
         registry=registry,
         database=database,
+        webhooks=webhooks,
         access=entrance.access,
         keys_changed=entrance.keys_changed,
         model_registry=models_registry,

@@ -25,6 +25,7 @@ COMMANDS = {
     "trainer": ("processes:trainer", "Train models, let them prove themselves, promote and guard them."),
     "joiner": ("processes:joiner", "Join labels to the events they are about."),
     "caser": ("processes:caser", "Turn alerts into review cases, and decisions into labels."),
+    "dispatcher": ("processes:dispatcher", "Deliver alerts to webhooks."),
     "api": ("processes:api", "Answer questions over HTTP."),
     "doctor": ("operate:doctor", "Check settings, pipeline file, Kafka and Redis, and name remedies."),
     "backtest": (
@@ -42,6 +43,7 @@ COMMANDS = {
     "models": ("models:app", "Trained models: which there are, and which decide."),
     "keys": ("keys:app", "API keys: who may ask the API for what."),
     "cases": ("cases:app", "Review cases: alerts that people decide."),
+    "webhooks": ("webhooks:app", "Webhooks: where alerts are delivered to."),
     "offline": ("offline:app", "The offline store: all verdicts and labels."),
     "bench": ("bench:app", "Measure this machine (needs a checkout of the repository)."),
 }

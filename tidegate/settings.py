@@ -19,6 +19,7 @@ from domain.pipeline import Pipeline
 from domain.privacy import Protector
 from lifecycle.drift.settings import DAY, Cadence, DriftSettings
 from lifecycle.model_keys import ModelKey, TrustedKeys
+from lifecycle.webhook_secrets import SecretBox, new_key
 from stream.kafka import KafkaConnection
 
 __all__ = ["Settings"]
@@ -126,6 +127,25 @@ class Settings(BaseSettings):
     hot_hours: float = Field(default=24.0, gt=0, description="How long verdicts can be asked for.")
     hot_verdicts: int = Field(default=1_000_000, ge=1_000, description="How many verdicts can be asked for.")
 
+    webhook_key: SecretStr | None = Field(
+        default=None,
+        description="Key under which secrets of webhooks are sealed: 64 hexadecimal digits; the same for API, command "
+        "line and dispatcher.",
+    )
+    webhook_private: str = Field(
+        default="",
+        description="Networks (CIDR, commas between) that webhooks may be delivered to though they are not public.",
+    )
+    webhook_ca: Path | None = Field(
+        default=None,
+        description="PEM file with the authorities that receivers' certificates are checked against.",
+    )
+    webhook_days: float = Field(
+        default=30.0,
+        ge=4,
+        description="How long messages and their delivery log are kept; the retries take 3.2 days.",
+    )
+
     offline_url: str | None = Field(
         default=None,
         description="Where the offline store lies: a folder, or an object store (s3://, abfss://, gs://). "
@@ -220,6 +240,13 @@ class Settings(BaseSettings):
             return ModelKey.parse(self.model_key.get_secret_value())
         made = self._machine_file("model.key", lambda: ModelKey.generate().secret(), "TIDEGATE_MODEL_KEY")
         return ModelKey.parse(made, "model.key in TIDEGATE_STATE_DIR")
+
+    def webhook_box(self) -> SecretBox:
+        """Seals secrets of webhooks; without a configured key, under one kept in ``state_dir``. Raises Fatal."""
+        if self.webhook_key is not None:
+            return SecretBox.parse(self.webhook_key.get_secret_value())
+        made = self._machine_file("webhook.key", new_key, "TIDEGATE_WEBHOOK_KEY")
+        return SecretBox.parse(made, "webhook.key in TIDEGATE_STATE_DIR")
 
     def trusted_models(self) -> TrustedKeys:
         """Whose models are run; without configured keys, those signed on this machine. Raises Fatal."""

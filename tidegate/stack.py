@@ -125,6 +125,7 @@ class Stack:
                 "joiner",
                 "monitor",
                 "caser",
+                "dispatcher",
                 *(("trainer",) if trains else ()),
                 "api",
             ):

@@ -14,7 +14,17 @@ import typer
 from tidegate.settings import Settings
 from tidegate.signals import stop_on_signals
 
-__all__ = ["api", "archiver", "archiver_offline", "caser", "joiner", "monitor", "trainer", "worker"]
+__all__ = [
+    "api",
+    "archiver",
+    "archiver_offline",
+    "caser",
+    "dispatcher",
+    "joiner",
+    "monitor",
+    "trainer",
+    "worker",
+]
 
 PipelineOption = Annotated[
     Path | None,
@@ -84,6 +94,14 @@ def caser(pipeline: PipelineOption = None) -> None:
     Example: TIDEGATE_DATABASE_URL=postgresql://... tidegate caser
     """
     _run("tidegate.caser", "caser", pipeline)
+
+
+def dispatcher(pipeline: PipelineOption = None) -> None:
+    """Deliver alerts to webhooks. Several may run, each under a TIDEGATE_WORKER_ID of its own.
+
+    Example: TIDEGATE_DATABASE_URL=postgresql://... tidegate dispatcher
+    """
+    _run("tidegate.dispatcher", "dispatcher", pipeline)
 
 
 def api(pipeline: PipelineOption = None) -> None:
