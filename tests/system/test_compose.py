@@ -16,6 +16,7 @@ import pytest
 from confluent_kafka import Producer
 from tenacity import Retrying, stop_after_delay, wait_fixed
 
+from lifecycle.keys import new_key
 from stream.topics import PARTITIONER
 from tests.services import running_engine
 from tidegate.embedded.process import free_port
@@ -39,7 +40,9 @@ class Deployment:
             "TIDEGATE_API_PUBLISHED": str(self.api),
             "TIDEGATE_KAFKA_PUBLISHED": str(self.kafka),
             "TIDEGATE_PRIVACY_KEY": uuid.uuid4().hex,
+            "TIDEGATE_COMPOSE_API_KEY": (key := new_key()),
         }
+        self._headers = {"Authorization": f"Bearer {key}"}
 
     def compose(self, *arguments: str) -> str:
         """Run ``docker compose`` and return its output; a failure shows the services' logs."""
@@ -84,7 +87,7 @@ class Deployment:
         """The committed verdict of an event posted to the API."""
         # A worker is healthy before Kafka has given it its partitions, hence not the default of one second.
         url = f"http://127.0.0.1:{self.api}/v1/score?deadline_ms=30000"
-        answer = httpx.post(url, json=event, timeout=ANSWER_SECONDS)
+        answer = httpx.post(url, json=event, headers=self._headers, timeout=ANSWER_SECONDS)
         assert answer.status_code == 200, answer.text
         verdict: dict[str, Any] = answer.json()
         return verdict
@@ -100,7 +103,7 @@ class Deployment:
 
         def ask() -> dict[str, Any]:
             url = f"http://127.0.0.1:{self.api}/v1/verdicts/{event['transaction_id']}"
-            answer = httpx.get(url, timeout=10)
+            answer = httpx.get(url, headers=self._headers, timeout=10)
             assert answer.status_code == 200, answer.text
             found: dict[str, Any] = answer.json()
             return found
@@ -132,6 +135,8 @@ def test_an_event_is_answered_and_state_outlives_down_and_up(deployment: Deploym
     account = f"a-{uuid.uuid4().hex[:8]}"
     deployment.up()
 
+    stranger = httpx.get(f"http://127.0.0.1:{deployment.api}/v1/verdicts", timeout=ANSWER_SECONDS)
+    assert stranger.status_code == 401
     first = deployment.event(account)
     answer = deployment.score(first)
     assert answer["decision"] in {"allow", "review", "block"}

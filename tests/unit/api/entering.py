@@ -34,12 +34,13 @@ class Gate:
         tokens: Tokens | None = None,
         database: Callable[[], Database] | None = None,
         rate: Rate | None = None,
+        known_seconds: float = 60.0,
     ) -> None:
         self.clock = world.clock
         self.keys: list[StoredKey] = []
         self.error: Exception | None = None
         self.reads = 0
-        self.ring = KeyRing(self._load, world.clock)
+        self.ring = KeyRing(self._load, world.clock, answer_seconds=60.0, known_seconds=known_seconds)
         self.access = KeyAccess(
             self.ring,
             world.clock,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Sequence
+
 import httpx
 import msgspec
 import pytest
@@ -12,7 +16,7 @@ from api.keys import Rate, RootKey
 from api.rates import Rates
 from domain.clock import ManualClock
 from domain.errors import Fatal, RegistryUnavailable
-from lifecycle.keys import new_key
+from lifecycle.keys import StoredKey, new_key
 from tests.unit.api.entering import Gate, bearer
 from tests.unit.api.fakes import EVENT, World
 
@@ -140,6 +144,61 @@ async def test_while_the_database_is_away_known_keys_go_on_for_a_time(world: Wor
         assert gate.reads == reads
         world.clock.advance(2)
         assert (await score(client, key)).status_code == 503
+
+
+async def test_a_database_that_hangs_stops_nobody_who_is_known(world: World) -> None:
+    gate = Gate(world, known_seconds=0.05)
+    key = gate.key()
+    hanging, go_on = threading.Event(), threading.Event()
+    load = gate._load
+
+    def hang() -> Sequence[StoredKey]:
+        hanging.set()
+        assert go_on.wait(60)
+        return load()
+
+    async with gate.client() as client:
+        assert (await score(client, key)).status_code == 200
+        gate.ring._load = hang
+        world.clock.advance(10)
+        try:
+            # the reading that hangs is given a moment once
+            assert [(await score(client, key)).status_code for _ in range(3)] == [200] * 3
+            assert hanging.is_set()
+            assert not go_on.is_set()
+        finally:
+            go_on.set()
+        # a change made here is known to whoever comes next, although that reading began before it
+        gate.keys.clear()
+        gate.ring.forget()
+        assert (await score(client, key)).status_code == 401
+
+
+async def test_a_change_is_not_lost_in_a_reading_that_began_before_it(world: World) -> None:
+    gate = Gate(world)
+    key = gate.key()
+    load, begun, go_on = gate._load, threading.Event(), threading.Event()
+
+    def read_then_wait() -> Sequence[StoredKey]:
+        found = load()
+        gate.ring._load = load
+        begun.set()
+        assert go_on.wait(60)
+        return found
+
+    async with gate.client() as client:
+        assert (await score(client, key)).status_code == 200
+        gate.ring._load = read_then_wait
+        world.clock.advance(1)
+        assert (await score(client, key)).status_code == 200
+        while not begun.is_set():
+            await asyncio.sleep(0.001)
+        gate.keys.clear()
+        gate.ring.forget()
+        late = asyncio.create_task(score(client, key))
+        await asyncio.sleep(0)
+        go_on.set()
+        assert (await late).status_code == 401
 
 
 async def test_the_key_of_the_environment_may_do_everything_without_a_database(world: World) -> None:
