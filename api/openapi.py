@@ -14,8 +14,10 @@ from domain.codec import json_schema_of_event
 from domain.drift_record import DriftState
 from domain.pipeline import Field, FieldType, Pipeline
 from domain.raw_label import json_schema_of_label
-from domain.verdict import Verdict
+from domain.verdict import Alert, Verdict
 from lifecycle.audit import AuditRecord
+from lifecycle.case_records import CaseView
+from lifecycle.case_stats import CaseStats
 from lifecycle.registry import ModelRecord, RegistryState
 
 __all__ = ["example_event", "install"]
@@ -39,8 +41,20 @@ def _document(app: FastAPI, pipeline: Pipeline) -> dict[str, Any]:
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
     _, records = msgspec.json.schema_components(
-        (Verdict, WorkerReport, DriftState, ModelRecord, RegistryState, AuditRecord), ref_template=_REF
+        (
+            Verdict,
+            WorkerReport,
+            DriftState,
+            ModelRecord,
+            RegistryState,
+            AuditRecord,
+            CaseView,
+            CaseStats,
+            Alert,
+        ),
+        ref_template=_REF,
     )
+    records["CaseAlert"]["properties"]["alert"] = {"$ref": _REF.format(name="Alert")}
     event = json_schema_of_event(pipeline)
     event.pop("$schema", None)  # OpenAPI 3.1 has a dialect for the whole document
     event["examples"] = [example_event(pipeline)]
