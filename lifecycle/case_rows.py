@@ -113,7 +113,7 @@ class CaseRows:
             values["case_id"] = values.pop("case")
             rows.append(values)
         if rows:
-            connection.execute(insert(history), rows)
+            connection.execute(insert(history).returning(history.c.number), rows)
 
 
 def case_values(case: Case) -> dict[str, Any]:
