@@ -16,6 +16,8 @@ from api.metrics import ApiMetrics
 from api.pressure import Pressure
 from api.routes import (
     audit,
+    case_changes,
+    cases,
     drift,
     entities,
     health,
@@ -86,6 +88,8 @@ def create_app(deps: ApiDeps) -> FastAPI:
     app.include_router(rules.router(deps))
     app.include_router(lists.router(deps))
     app.include_router(entities.router(deps))
+    app.include_router(cases.router(deps))
+    app.include_router(case_changes.router(deps))
     app.include_router(drift.router(deps))
     app.include_router(keys.router(deps))
     app.include_router(health.router(deps))

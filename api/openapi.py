@@ -20,8 +20,10 @@ from domain.drift_record import DriftState
 from domain.pipeline import Field, FieldType, Pipeline
 from domain.raw_label import json_schema_of_label
 from domain.rule_records import RuleSet
-from domain.verdict import Verdict
+from domain.verdict import Alert, Verdict
 from lifecycle.audit import AuditRecord
+from lifecycle.case_records import CaseView
+from lifecycle.case_stats import CaseStats
 from lifecycle.keys import ApiKey
 from lifecycle.list_store import ListsChanged, ListSummary
 from lifecycle.registry import ModelRecord, RegistryState
@@ -60,6 +62,9 @@ def _document(app: FastAPI, pipeline: Pipeline) -> dict[str, Any]:
             RegistryState,
             AuditRecord,
             ApiKey,
+            CaseView,
+            CaseStats,
+            Alert,
             *WEBHOOK_SCHEMAS,
         ),
         ref_template=_REF,
@@ -68,6 +73,7 @@ def _document(app: FastAPI, pipeline: Pipeline) -> dict[str, Any]:
         (RuleSet, RuleVersion, ListSummary, ListsChanged), ref_template=_REF
     )
     records |= rules
+    records["CaseAlert"]["properties"]["alert"] = {"$ref": _REF.format(name="Alert")}
     event = json_schema_of_event(pipeline)
     event.pop("$schema", None)  # OpenAPI 3.1 has a dialect for the whole document
     event["examples"] = [example_event(pipeline)]

@@ -168,9 +168,11 @@ _MEANINGS = {
     404: "Not here, or not any more",
     408: "The body did not arrive in time",
     409: "Somebody else was faster, or the model's stage forbids it",
+    412: "It is not at the revision that If-Match names",
     413: "The body is too large",
     415: "The body is not application/json, or compressed",
     422: "The event or a parameter is not valid; field and reason say why",
+    428: "Say at which revision you have seen it",
     429: "Too many at once",
     503: "Kafka or Redis does not answer",
 }

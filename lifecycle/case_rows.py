@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from domain.verdict import DecisionName
 from lifecycle.case_records import (
@@ -51,6 +52,13 @@ class CaseRows:
         values = case_values(case)
         connection.execute(update(cases).where(self._mine, cases.c.id == case.id).values(**values))
 
+    def keep_all(self, connection: Connection, changed: Sequence[Case]) -> None:
+        """Keep what has become of several."""
+        if changed:
+            this = update(cases).where(self._mine, cases.c.id == bindparam("this_case"))
+            rows = [{"this_case": case.id, **case_values(case)} for case in changed]
+            connection.execute(this.values({name: bindparam(name) for name in _FIELDS if name != "id"}), rows)
+
     def next_case(self, connection: Connection) -> int:
         """The id of the next new case."""
         found = connection.execute(select(func.max(cases.c.id)).where(self._mine)).scalar_one()
@@ -70,22 +78,42 @@ class CaseRows:
         waited: int | None = None,
     ) -> None:
         """Write down what happens to a case."""
-        newest = select(func.max(history.c.number)).where(history.c.pipeline == self._pipeline)
-        number = 1 + (connection.execute(newest).scalar_one() or 0)
-        connection.execute(
-            insert(history).values(
-                pipeline=self._pipeline,
-                number=number,
-                case_id=case_id,
-                at=at,
-                by=by,
-                kind=kind.value,
-                before=before,
-                after=after,
-                text=text,
-                waited=waited,
-            )
+        entry = CaseEntry(
+            number=self._next_entry(connection),
+            case=case_id,
+            at=at,
+            by=by,
+            kind=kind,
+            before=before,
+            after=after,
+            text=text,
+            waited=waited,
         )
+        self._enter(connection, [entry])
+
+    def note_opened(self, connection: Connection, opened: Sequence[int], *, at: int, by: str) -> None:
+        """Write down that cases were opened."""
+        first = self._next_entry(connection)
+        self._enter(
+            connection,
+            [
+                CaseEntry(number=number, case=case_id, at=at, by=by, kind=EntryKind.OPENED)
+                for number, case_id in enumerate(opened, first)
+            ],
+        )
+
+    def _next_entry(self, connection: Connection) -> int:
+        newest = select(func.max(history.c.number)).where(history.c.pipeline == self._pipeline)
+        return 1 + (connection.execute(newest).scalar_one() or 0)
+
+    def _enter(self, connection: Connection, entries: Sequence[CaseEntry]) -> None:
+        rows = []
+        for entry in entries:
+            values = msgspec.structs.asdict(entry) | {"pipeline": self._pipeline, "kind": entry.kind.value}
+            values["case_id"] = values.pop("case")
+            rows.append(values)
+        if rows:
+            connection.execute(insert(history).returning(history.c.number), rows)
 
 
 def case_values(case: Case) -> dict[str, Any]:

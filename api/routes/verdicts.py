@@ -18,7 +18,7 @@ from domain.clock import to_micros
 from domain.verdict import DecisionName
 from featurestore.hot_verdicts_port import VerdictQuery
 
-__all__ = ["router"]
+__all__ = ["entity_of", "router"]
 
 JSON = "application/json"
 MAX_LIMIT = 500
@@ -63,7 +63,7 @@ def router(deps: ApiDeps) -> APIRouter:
             start=_micros(start),
             end=_micros(end),
             decision=decision,
-            entity=_entity(deps, entity, entity_hash),
+            entity=entity_of(deps, entity, entity_hash),
             limit=limit,
             cursor=cursor,
         )
@@ -99,7 +99,7 @@ def _micros(moment: datetime | None) -> int | None:
     return None if moment is None else to_micros(moment)
 
 
-def _entity(deps: ApiDeps, given: str | None, hashed: str | None) -> tuple[str, str] | None:
+def entity_of(deps: ApiDeps, given: str | None, hashed: str | None) -> tuple[str, str] | None:
     """The entity as indexed. Raises ProblemError 422."""
     text = given if given is not None else hashed
     parameter = "entity" if given is not None else "entity_hash"

@@ -66,9 +66,7 @@ def demo(
     name = f"demo-{directory.name.rsplit('-', 1)[-1].lower().replace('_', '0')}"
     pipeline_file = renamed_pipeline(default_pipeline(), name, directory / "pipeline.yaml")
     config = StackConfig(directory, pipeline_file, name, broker=broker)
-    console.print(
-        "Starting a broker, Redis and our processes; the first time compiles for a while ..."
-    )
+    console.print("Starting a broker, Redis and our processes; the first time compiles for a while ...")
     kept = False
     try:
         with Stack(config) as stack:
