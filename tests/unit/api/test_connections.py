@@ -75,7 +75,7 @@ def test_heads_that_do_not_come_are_cut_off(connect: Callable[[int], socket.sock
 
 
 def test_who_takes_no_answer_is_cut_off(connect: Callable[[int], socket.socket]) -> None:
-    world = World(stall_seconds=0.2)
+    world = World(stall_seconds=0.2, head_seconds=3_600)
     large = msgspec.json.encode(verdict(1))[:-1] + b', "filler": "' + b"x" * 20_000_000 + b'"}'
     world.gateway.answer = large
     body = json.dumps(EVENT).encode()
