@@ -81,6 +81,8 @@ def test_who_takes_no_answer_is_cut_off(connect: Callable[[int], socket.socket])
     body = json.dumps(EVENT).encode()
     with served(create_app(world.deps)) as port:
         greedy = connect(port)
+        # otherwise it grows with what comes
+        greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         greedy.sendall(
             b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
             b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
