@@ -17,8 +17,7 @@ __all__ = ["KeyRing"]
 
 _LOG = structlog.get_logger(__name__)
 FRESH_SECONDS = 0.5
-"""So long after a key was made or revoked elsewhere everybody here knows: a query of a millisecond, at most twice a
-second."""
+"""So long after a key was made or revoked elsewhere everybody here knows: a short query, at most twice a second."""
 LATE_SECONDS = 5.0
 """Keys this old are read again before one is believed; younger ones while the request goes on."""
 KNOWN_SECONDS = 0.25

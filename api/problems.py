@@ -162,19 +162,18 @@ PROBLEM_SCHEMA: dict[str, Any] = {
 }
 
 _MEANINGS = {
-    400: "The body is no JSON, or says something twice, or nests too deeply",
     401: "Nobody known asks: a valid key or token is missing",
     403: "Who asks may not do this",
     404: "Not here, or not any more",
     408: "The body did not arrive in time",
-    409: "Somebody else was faster, or the model's stage forbids it",
+    409: "Somebody else was faster, or that can not be done with it now",
     412: "It is not at the revision that If-Match names",
     413: "The body is too large",
     415: "The body is not application/json, or compressed",
     422: "The event or a parameter is not valid; field and reason say why",
     428: "Say at which revision you have seen it",
-    429: "Too many at once",
-    503: "Kafka or Redis does not answer",
+    429: "Too many at once, or too often; Retry-After says when to come back",
+    503: "Something needed does not answer, or too many requests are under way",
 }
 
 

@@ -96,7 +96,7 @@ def router(deps: ApiDeps) -> APIRouter:
         summary="Make a key; the answer is the only place where it is ever shown",
         responses={
             201: {"description": "The key", "content": _MADE},
-            **responses(400, 403, 404, 408, 409, 413, 415, 422, 503),
+            **responses(403, 404, 408, 409, 413, 415, 422, 503),
         },
         openapi_extra=_body_of(NewKey),
         **guarded,
@@ -121,7 +121,7 @@ def router(deps: ApiDeps) -> APIRouter:
         summary="Make a key's successor; the old one goes on for a while",
         responses={
             201: {"description": "The successor", "content": _MADE},
-            **responses(400, 403, 404, 408, 409, 413, 415, 422, 503),
+            **responses(403, 404, 408, 409, 413, 415, 422, 503),
         },
         openapi_extra=_body_of(Rotation),
         **guarded,
@@ -150,7 +150,7 @@ def router(deps: ApiDeps) -> APIRouter:
         summary="End a key now",
         responses={
             200: {"description": "The key, which opens nothing any more", "content": _KEY},
-            **responses(400, 404, 408, 413, 415, 422, 503),
+            **responses(404, 408, 413, 415, 422, 503),
         },
         openapi_extra=_body_of(Revocation),
         **guarded,

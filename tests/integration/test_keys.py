@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
+from api.access import needed, routes_of
 from api.app import create_app
 from domain.clock import SystemClock
 from lifecycle.keys import new_key
@@ -22,6 +23,7 @@ from tests.system.scene import PATIENCE, eventually
 from tests.unit.api.entering import bearer
 from tests.unit.api.fakes import World
 from tests.unit.api.test_connections import served
+from tests.unit.api.test_every_route import requests
 from tidegate.cli import app
 from tidegate.entrance import entrance_of
 from tidegate.model_registry import DatabaseWhenNeeded
@@ -52,6 +54,9 @@ def opened(url: str, **settings: Any) -> Iterator[httpx.Client]:
             httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client,
         ):
             yield client
+
+
+LOGINS = Path(__file__).resolve().parents[2] / "examples" / "logins" / "pipeline.yaml"
 
 
 def keys(*arguments: str) -> dict[str, Any]:
@@ -87,3 +92,22 @@ def test_a_key_opens_until_it_is_revoked(url: str) -> None:
         assert gone.status_code == 200
         assert status(answer.json()["secret"]) == 401
         assert client.get("/v1/verdicts").status_code == 401
+
+
+def test_a_key_of_another_tenant_in_the_same_database_opens_no_route(url: str) -> None:
+    others = keys("create", "other", "--role", "admin", "--pipeline", str(LOGINS))["secret"]
+    ours = keys("create", "ours", "--role", "admin")["secret"]
+    tried = 0
+    with opened(url) as client:
+        for route in routes_of(create_app(World().deps).routes):
+            if needed(route) is not None:
+                for method, path in requests(route):
+                    answer = client.request(method, path, headers=bearer(others))
+                    assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated"), path
+                    tried += 1
+        assert tried >= 17
+        mine = client.get("/v1/keys", headers=bearer(ours)).json()["keys"]
+        assert [key["name"] for key in mine] == ["ours"]
+        theirs = others.split("_")[1]
+        gone = client.post(f"/v1/keys/{theirs}:revoke", json={"reason": "x"}, headers=bearer(ours))
+        assert (gone.status_code, gone.json()["code"]) == (404, "no-such-key")

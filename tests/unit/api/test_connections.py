@@ -75,12 +75,14 @@ def test_heads_that_do_not_come_are_cut_off(connect: Callable[[int], socket.sock
 
 
 def test_who_takes_no_answer_is_cut_off(connect: Callable[[int], socket.socket]) -> None:
-    world = World(stall_seconds=0.2)
+    world = World(stall_seconds=0.2, head_seconds=3_600)
     large = msgspec.json.encode(verdict(1))[:-1] + b', "filler": "' + b"x" * 20_000_000 + b'"}'
     world.gateway.answer = large
     body = json.dumps(EVENT).encode()
     with served(create_app(world.deps)) as port:
         greedy = connect(port)
+        # otherwise it grows with what comes
+        greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         greedy.sendall(
             b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
             b"Content-Length: %d\r\n\r\n%b" % (len(body), body)

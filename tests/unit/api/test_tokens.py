@@ -107,6 +107,7 @@ FORGED = {
     "nothing": "",
     "no token": "x",
     "dots": "..",
+    "not ASCII": "\xff.\xff.\xff",
     "of an unknown key": token(OTHER, kid="e2"),
     "signed by another": token(OTHER, kid="e1"),
     "with a key of another kind": token(RSA, "RS256", "e1"),
