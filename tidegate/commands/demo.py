@@ -67,7 +67,7 @@ def demo(
     pipeline_file = renamed_pipeline(default_pipeline(), name, directory / "pipeline.yaml")
     config = StackConfig(directory, pipeline_file, name, broker=broker)
     console.print(
-        "Starting a broker, Redis, worker, archivers, joiner, monitor, dispatcher and API; the first time compiles for a while ..."
+        "Starting a broker, Redis, worker, archivers, joiner, monitor, dispatcher and API; the first time compiles ..."
     )
     kept = False
     try:
