@@ -50,7 +50,11 @@ def receiving(tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
         timeout = 30
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("content-length", "0")))
+            length = int(self.headers.get("content-length", "0"))
+            body = self.rfile.read(length)
+            if len(body) < length:
+                self.close_connection = True
+                return  # its sender died half-way
             headers = {name.lower(): value for name, value in self.headers.items()}
             request = Received(self.path, headers, body)
             receiver.received.append(request)

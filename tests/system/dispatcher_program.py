@@ -1,8 +1,9 @@
 """Dispatchers that die: a process that has loaded everything, and forks one for each line of its standard input.
 
 A line is ``STEP SECONDS``: the dispatcher kills itself (SIGKILL) so long after the STEP-th step that it does, or never
-for step 0. Its process id is printed when it begins, ``ended CODE`` when it has ended (-9: killed). Forking a
-prepared process costs a tenth of starting one. Settings come from the environment.
+for step 0. Steps are those that it names, every statement it sends to the database, and every commit; an idle one goes
+on looking at its queue, so it reaches every step. Its process id is printed when it begins, ``ended CODE`` when it has
+ended (-9: killed). Forking a prepared process costs a tenth of starting one. Settings come from the environment.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import sys
 import threading
 import traceback
 from dataclasses import replace
+from typing import Any
 
 from prometheus_client import CollectorRegistry
+from sqlalchemy import Engine, event
 
 from alerts.dispatcher import run_dispatcher
 from alerts.guard import AddressGuard, parse_networks
@@ -38,17 +41,24 @@ def die() -> None:
 
 def run(settings: Settings, pipeline: Pipeline, step: int, seconds: float) -> None:
     """A dispatcher that retries at once."""
-    left = step
+    left, lock = step, threading.Lock()
 
     def at(_: str) -> None:
         nonlocal left
-        left -= 1
-        if left == 0 and seconds:
+        with lock:
+            left -= 1
+            last = left == 0
+        if last and seconds:
             # wherever its threads are by then
             threading.Timer(seconds, die).start()
-        elif left == 0:
+        elif last:
             die()
 
+    def statement(*_: Any) -> None:
+        at("statement")
+
+    event.listen(Engine, "before_cursor_execute", statement)
+    event.listen(Engine, "commit", statement)
     stop = stop_on_signals()
     database = Database(settings.database())
     parts = dispatcher_parts(settings, pipeline, DispatcherMetrics(CollectorRegistry()))
