@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy import Column, Connection, Row, bindparam, insert, select, update
 
 from domain.verdict import DecisionName
 from lifecycle.case_records import (
@@ -18,7 +18,7 @@ from lifecycle.case_records import (
     Outcome,
     UnknownCase,
 )
-from lifecycle.case_tables import cases, history
+from lifecycle.case_tables import cases, counters, history
 
 __all__ = ["RETRACTED", "CaseRows", "alert_of", "case_of", "case_values", "entry_of"]
 
@@ -61,8 +61,13 @@ class CaseRows:
 
     def next_case(self, connection: Connection) -> int:
         """The id of the next new case."""
-        found = connection.execute(select(func.max(cases.c.id)).where(self._mine)).scalar_one()
-        return 1 + (found or 0)
+        given = select(counters.c.cases).where(counters.c.pipeline == self._pipeline)
+        return 1 + (connection.execute(given).scalar_one_or_none() or 0)
+
+    def gave_cases(self, connection: Connection, count: int) -> None:
+        """So many ids from :meth:`next_case` on are given out."""
+        if count:
+            self._count(connection, counters.c.cases, count)
 
     def note(
         self,
@@ -79,7 +84,7 @@ class CaseRows:
     ) -> None:
         """Write down what happens to a case."""
         entry = CaseEntry(
-            number=self._next_entry(connection),
+            number=self._next_entries(connection, 1),
             case=case_id,
             at=at,
             by=by,
@@ -93,7 +98,9 @@ class CaseRows:
 
     def note_opened(self, connection: Connection, opened: Sequence[int], *, at: int, by: str) -> None:
         """Write down that cases were opened."""
-        first = self._next_entry(connection)
+        if not opened:
+            return
+        first = self._next_entries(connection, len(opened))
         self._enter(
             connection,
             [
@@ -102,9 +109,20 @@ class CaseRows:
             ],
         )
 
-    def _next_entry(self, connection: Connection) -> int:
-        newest = select(func.max(history.c.number)).where(history.c.pipeline == self._pipeline)
-        return 1 + (connection.execute(newest).scalar_one() or 0)
+    def _next_entries(self, connection: Connection, count: int) -> int:
+        """The first of so many new numbers of the history."""
+        return self._count(connection, counters.c.entries, count) - count + 1
+
+    def _count(self, connection: Connection, column: Column[Any], more: int) -> int:
+        """What ``column`` counts, after counting ``more``."""
+        mine = counters.c.pipeline == self._pipeline
+        counted = update(counters).where(mine).values({column.name: column + more})
+        if not connection.execute(counted).rowcount:
+            # nobody else can be here: the pipeline's lock is ours
+            connection.execute(insert(counters).values(pipeline=self._pipeline, cases=0, entries=0))
+            connection.execute(counted)
+        found: int = connection.execute(select(column).where(mine)).scalar_one()
+        return found
 
     def _enter(self, connection: Connection, entries: Sequence[CaseEntry]) -> None:
         rows = []

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, case, func, select
 
 from lifecycle.case_records import CaseEntry, CaseStatus, EntryKind, Outcome
 from lifecycle.case_rows import entry_of
-from lifecycle.case_tables import alerts, cases, history
+from lifecycle.case_tables import alerts, cases, counters, history
 from lifecycle.database import Database
 
 __all__ = ["AGES", "CaseStats", "CaseStatsReader", "Reviewed"]
@@ -60,6 +60,7 @@ class CaseStatsReader:
     def __init__(self, database: Database, pipeline: str) -> None:
         self._database = database
         self._mine = history.c.pipeline == pipeline
+        self._given = select(counters.c.entries).where(counters.c.pipeline == pipeline)
         self._open = (cases.c.pipeline == pipeline, cases.c.status == CaseStatus.OPEN.value)
         self._pending = (
             alerts.c.pipeline == pipeline,
@@ -106,9 +107,9 @@ class CaseStatsReader:
         return [entry_of(row) for row in rows]
 
     def newest(self) -> int:
-        """The highest number of the history; 0 when there is none."""
+        """The highest number of the history so far; 0 when there is none."""
         with self._database.reading() as connection:
-            found = connection.execute(select(func.max(history.c.number)).where(self._mine)).scalar_one()
+            found = connection.execute(self._given).scalar_one_or_none()
         return found or 0
 
     def _waiting(self, connection: Connection, now: int) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from lifecycle.case_rows import CaseRows, alert_of, case_of, case_values, entry_
 from lifecycle.case_tables import alerts, cases, history, offsets
 from lifecycle.database import Database
 
-__all__ = ["KEEPER", "SqlCaseStore", "Taken"]
+__all__ = ["KEEPER", "SqlCaseStore", "Taken", "hash_of"]
 
 KEEPER = "caser"
 """Who opens cases, in their history and in the audit."""
@@ -155,6 +155,7 @@ class SqlCaseStore:
         self._write(connection, changed, {one.case.id for one in opened})
         # returning something lets SQLAlchemy send many rows in one statement: three times as fast on PostgreSQL
         connection.execute(insert(alerts).returning(alerts.c.number), rows)
+        self._rows.gave_cases(connection, len(opened))
         self._rows.note_opened(connection, [placed.case.id for placed in opened], at=now, by=KEEPER)
         for placed in reopened:
             self._note_reopened(connection, placed, now)

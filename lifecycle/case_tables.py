@@ -6,7 +6,16 @@ from sqlalchemy import BigInteger, Column, Float, Index, Integer, String, Table,
 
 from lifecycle.registry_tables import metadata
 
-__all__ = ["alerts", "cases", "history", "offsets"]
+__all__ = ["alerts", "cases", "counters", "history", "offsets"]
+
+counters = Table(
+    "case_counters",
+    metadata,
+    Column("pipeline", String(200), primary_key=True),
+    # given out so far; what was deleted leaves no number free
+    Column("cases", BigInteger, nullable=False),
+    Column("entries", BigInteger, nullable=False),
+)
 
 cases = Table(
     "cases",

@@ -28,7 +28,7 @@ __all__ = ["LabelWriter", "WireIds"]
 log = structlog.get_logger(__name__)
 
 BATCH = 500
-_FLUSH_SECONDS = 10.0
+FLUSH_SECONDS = 10.0
 """For Kafka to confirm; alerts wait meanwhile."""
 
 
@@ -53,6 +53,7 @@ class LabelWriter:
         clock: Clock,
         metrics: CaserMetrics,
         at: Callable[[str], None],
+        flush_seconds: float = FLUSH_SECONDS,
     ) -> None:
         self._topic = Topics(pipeline.name).labels
         self._id = pipeline.event.field(pipeline.event.id)
@@ -62,6 +63,7 @@ class LabelWriter:
         self._clock = clock
         self._metrics = metrics
         self._at = at
+        self._flush_seconds = flush_seconds
         self._producer = Producer(
             {
                 **kafka.client(f"tidegate-cases-{pipeline.name}"),
@@ -69,7 +71,7 @@ class LabelWriter:
                 "acks": "all",
                 # labels of one event must meet in one partition: there they keep their order
                 "partitioner": PARTITIONER,
-                "message.timeout.ms": round(_FLUSH_SECONDS * 1000),
+                "message.timeout.ms": round(flush_seconds * 1000),
             }
         )
 
@@ -144,7 +146,7 @@ class LabelWriter:
 
         for key, value in records:
             self._producer.produce(self._topic, value=value, key=key, on_delivery=reported)
-        left = self._producer.flush(_FLUSH_SECONDS)
+        left = self._producer.flush(self._flush_seconds)
         if failures or left:
             raise Retriable(
                 f"Kafka did not confirm {left + len(failures)} of {len(records)} labels: "

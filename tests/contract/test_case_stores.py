@@ -33,6 +33,7 @@ from lifecycle.case_records import (
 )
 from lifecycle.case_stats import CaseStatsReader
 from lifecycle.case_store import SqlCaseStore, Taken
+from lifecycle.case_upkeep import CaseUpkeep
 from lifecycle.database import Database
 
 SECOND = 1_000_000
@@ -321,6 +322,28 @@ def test_the_service_is_measured(world: World) -> None:
     assert world.stats.decisions_after(world.stats.newest(), 10) == []
     later = world.stats.stats(now=now, since=now)
     assert (later.decisions["fraud"], later.seconds_median, later.reviewers) == (0, None, ())
+
+
+def test_what_is_decided_and_written_can_go_and_an_entity_can_be_forgotten(world: World) -> None:
+    world.take(arrived(0), arrived(1, "bo"), arrived(2, "cy"))
+    world.changes.decide(1, Outcome.UNSURE, by="bo")
+    world.changes.decide(2, Outcome.FRAUD, by="bo")
+    upkeep = CaseUpkeep(world.database, "payments", world.clock)
+    assert upkeep.tidy(START, by="bo") == 0
+    # the label of the second is still to be written, the third is open
+    assert upkeep.tidy(START + 1, by="bo") == 1
+    assert [case.id for case in world.pages(CaseQuery(status=None, order=CaseOrder.NEWEST))] == [3, 2]
+    assert upkeep.forget(("account", "bo"), by="bo", reason="asked for") == 1
+    newest = world.stats.newest()
+    assert upkeep.forget(("account", "cy"), by="bo", reason="asked for") == 1
+    assert world.labels.count() == 0
+    with pytest.raises(UnknownCase):
+        world.store.case(2)
+    # none of them is taken in again, and no id is given twice
+    assert world.take(arrived(0), arrived(1, "bo"), arrived(3, "di")) == Taken(opened=1)
+    assert [case.id for case in world.pages(CaseQuery(status=None, order=CaseOrder.NEWEST))] == [4]
+    assert world.store.case(4).history[0].number == newest + 1
+    assert [action for action, *_ in world.audited()][-3:] == ["case.tidy", "case.forget", "case.forget"]
 
 
 def test_pipelines_do_not_see_each_other(world: World) -> None:

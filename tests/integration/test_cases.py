@@ -9,21 +9,27 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
 from prometheus_client import CollectorRegistry
 
 from domain.clock import SystemClock
+from domain.errors import RegistryUnavailable
 from domain.privacy import Protector
 from domain.verdict import Alert, DecisionName, Source, Versions
 from lifecycle.case_changes import CaseChanges
-from lifecycle.case_records import Case, CaseQuery, CaseView, Outcome
+from lifecycle.case_records import ArrivedAlert, Case, CaseQuery, CaseView, Outcome
+from lifecycle.case_store import SqlCaseStore
 from lifecycle.database import Database
 from stream.case_metrics import CaserMetrics
 from stream.case_opener import CaserParts, run_case_opener
+from stream.log_identity import log_identity
 from tests.integration.labels_joiner_program import parts_of as joiner_parts
 from tests.integration.test_label_joiner import await_changes, joining, verdicts
 from tests.integration.test_labels_import import LABELS, START
@@ -210,6 +216,33 @@ def test_killed_anywhere_no_case_is_opened_twice_and_no_label_is_lost(
         cases.await_labels_written()
     assert sorted(view.case.value for view in cases.all()) == ["a0", "a1"]
     assert cases.events() == sorted(wanted)
+
+
+class Stumbling:
+    """A store that fails at the first call of each kind."""
+
+    def __init__(self, store: SqlCaseStore) -> None:
+        self._store = store
+        self._stumbled: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("offsets", "take") and name not in self._stumbled:
+            self._stumbled.add(name)
+            raise RegistryUnavailable("the database is away")
+        return getattr(self._store, name)
+
+
+def test_after_an_outage_or_a_loss_it_goes_on(scene: Scene, cases: Cases) -> None:
+    raise_alerts(scene, alert(scene, 0), alert(scene, 1))
+    admin = AdminClient({"bootstrap.servers": scene.bootstrap})
+    log = log_identity(admin, scene.topics.alerts)
+    # partition 0 was longer once, and all of it is taken in: Kafka has lost its end
+    cases.parts.store.take(log, [ArrivedAlert(0, 1000, b"", None)])
+    with casing(replace(cases.parts, store=cast(SqlCaseStore, Stumbling(cases.parts.store)))):
+        cases.await_events("e1")
+        raise_alerts(scene, alert(scene, 2))
+        cases.await_events("e1", "e2")
+    assert cases.metrics.restarts._value.get() == 2
 
 
 def decide_all(cases: Cases) -> None:

@@ -27,6 +27,7 @@ from lifecycle.case_records import (
 )
 from lifecycle.case_stats import CaseStatsReader
 from lifecycle.case_store import SqlCaseStore
+from lifecycle.case_upkeep import CaseUpkeep
 from lifecycle.database import Database
 from tidegate.commands import cases_view as view
 from tidegate.commands.models_context import JsonOption, PipelineOption, print_json
@@ -203,6 +204,25 @@ def stats(
         print_json(msgspec.to_builtins(found))
     else:
         Console().print(view.stats_view(found))
+
+
+@app.command()
+def tidy(
+    days: Annotated[int, typer.Option(min=1, max=36_500, help="Keep cases decided in so many days.")],
+    as_json: JsonOption = False,
+    pipeline: PipelineOption = None,
+) -> None:
+    """Delete cases that were decided long ago and whose labels are written; the audit keeps the decisions.
+
+    Example: tidegate cases tidy --days 365
+    """
+    with _opened(pipeline) as context:
+        upkeep = CaseUpkeep(context.database, context.pipeline.name, context.clock)
+        gone = upkeep.tidy(context.clock.now() - days * _DAY, by=context.by)
+    if as_json:
+        print_json({"deleted": gone})
+    else:
+        typer.echo(f"{gone:,} cases deleted")
 
 
 @contextmanager

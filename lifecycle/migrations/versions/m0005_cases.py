@@ -16,6 +16,12 @@ _PENDING = sa.text("told_at IS NOT NULL AND written_at IS NULL")
 def upgrade() -> None:
     """Make the tables."""
     op.create_table(
+        "case_counters",
+        sa.Column("pipeline", sa.String(200), primary_key=True),
+        sa.Column("cases", sa.BigInteger, nullable=False),
+        sa.Column("entries", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
         "cases",
         sa.Column("pipeline", sa.String(200), primary_key=True),
         sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
@@ -95,5 +101,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop them, with all that is in them."""
-    for table in ("case_offsets", "case_history", "case_alerts", "cases"):
+    for table in ("case_offsets", "case_history", "case_alerts", "cases", "case_counters"):
         op.drop_table(table)

@@ -109,3 +109,4 @@ def test_a_case_is_assigned_commented_and_decided(database: Database) -> None:
     found = printed("stats")
     assert (found["decisions"]["fraud"], found["labels_pending"], found["open"]) == (1, 1, 0)
     assert "half within" in run("stats").stdout
+    assert printed("tidy", "--days", "1") == {"deleted": 0}
