@@ -39,6 +39,8 @@ COMMANDS = {
     "features": ("features:app", "Features as live scoring had them."),
     "labels": ("labels:app", "Labels: what events turned out to be."),
     "models": ("models:app", "Trained models: which there are, and which decide."),
+    "rules": ("rules:app", "Rules: what people decided in advance."),
+    "lists": ("lists:app", "Lists, tags and snoozes of entities."),
     "offline": ("offline:app", "The offline store: all verdicts and labels."),
     "bench": ("bench:app", "Measure this machine (needs a checkout of the repository)."),
 }
