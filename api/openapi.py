@@ -20,6 +20,7 @@ from lifecycle.audit import AuditRecord
 from lifecycle.list_store import ListsChanged, ListSummary
 from lifecycle.registry import ModelRecord, RegistryState
 from lifecycle.rule_store import RuleVersion
+from lifecycle.rule_trial import TrialReport
 
 __all__ = ["example_event", "install"]
 
@@ -45,7 +46,7 @@ def _document(app: FastAPI, pipeline: Pipeline) -> dict[str, Any]:
         (Verdict, WorkerReport, DriftState, ModelRecord, RegistryState, AuditRecord), ref_template=_REF
     )
     _, rules = msgspec.json.schema_components(
-        (RuleSet, RuleVersion, ListSummary, ListsChanged), ref_template=_REF
+        (RuleSet, RuleVersion, TrialReport, ListSummary, ListsChanged), ref_template=_REF
     )
     records |= rules
     event = json_schema_of_event(pipeline)

@@ -15,8 +15,15 @@ from domain.clock import from_micros
 from domain.rule_records import Rule, RuleSet, Typology
 from lifecycle.rule_changes import read_rules_file
 from lifecycle.rule_store import unknown_rule
+from lifecycle.rule_trial import RulesTrial, TrialReport
+from lifecycle.rule_trial_file import try_on_file
+from scoring.verdicts import VerdictEncoder
 from tidegate.commands.models_context import JsonOption, PipelineOption, ReasonOption, checked, print_json
 from tidegate.commands.rules_context import Context, opened
+from tidegate.loading import load
+from tidegate.rules import try_rules
+from tidegate.settings import Settings
+from tidegate.version import CODE_VERSION
 
 __all__ = ["app"]
 
@@ -142,6 +149,52 @@ def restore(
         _told(context, after, as_json=as_json)
 
 
+@app.command("test")
+def try_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML: rules and typologies.")],
+    last: Annotated[
+        int, typer.Option(min=1, max=20_000, help="Try them on so many verdicts, the newest.")
+    ] = 1_000,
+    events: Annotated[
+        Path | None,
+        typer.Option("--events", help="Try them on a file of events instead (.parquet, .csv, .jsonl)."),
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option("--label-column", help="The column of labels in that file.")
+    ] = None,
+    as_json: JsonOption = False,
+    pipeline: PipelineOption = None,
+) -> None:
+    """What rules would have done; changes nothing. Each rule is tried by itself.
+
+    Example: tidegate rules test rules.yaml --last 5000
+    """
+    settings = Settings()
+    declared = load(settings.pipeline if pipeline is None else pipeline)
+    rules, typologies = read_rules_file(file)
+    wanted = RuleSet(epoch=0, rules=rules, typologies=typologies, changed_at=0, changed_by="", reason="")
+    with Console(stderr=True).status("trying") as status:
+        if events is None:
+            report = try_rules(settings, declared, wanted, last)
+        else:
+            trial = RulesTrial(declared, wanted)
+            encoder = VerdictEncoder(declared, code_version=CODE_VERSION)
+            try_on_file(
+                events,
+                declared,
+                settings.protector(),
+                encoder,
+                trial,
+                label_column=label_column,
+                progress=lambda rows: status.update(f"{rows:,} rows"),
+            )
+            report = trial.report()
+    if as_json:
+        print_json(msgspec.to_builtins(report))
+    else:
+        _print_report(report)
+
+
 @app.command()
 def publish(pipeline: PipelineOption = None) -> None:
     """Let the workers know of the rules in force, where that failed before.
@@ -159,6 +212,24 @@ def _told(context: Context, after: RuleSet, *, as_json: bool) -> None:
         print_json({"in_force": msgspec.to_builtins(after)})
     else:
         typer.echo(f"in force: {_line(after)}")
+
+
+def _print_report(report: TrialReport) -> None:
+    typer.echo(
+        f"{report.events:,} events, {report.alerts:,} of them alerts; {report.labelled:,} labelled, "
+        f"{report.frauds:,} of them positive"
+    )
+    if report.incomplete:
+        typer.echo(f"{report.incomplete:,} events are gone, with them: {', '.join(report.missing)}")
+    table = Table(
+        "rule", "action", "hits", "share", "alerts", "new", "changed", "precision", "recall", "failed"
+    )
+    for rule in report.rules:
+        precision = "" if rule.precision is None else f"{rule.precision:.0%} of {rule.labelled:,}"
+        recall = "" if rule.recall is None else f"{rule.recall:.0%}"
+        counts = (rule.hits, f"{rule.share:.2%}", rule.alerts, rule.new, rule.changed)
+        table.add_row(rule.id, rule.action.value, *map(str, counts), precision, recall, str(rule.failed))
+    Console().print(table)
 
 
 def _line(rules: RuleSet) -> str:
