@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 from api.app import create_app
 from api.deps import ApiDeps
 from domain.clock import SystemClock
+from domain.list_records import ListEntry
 from domain.list_view import ListIndex
 from domain.privacy import Protector
 from domain.rule_records import Rule, RuleSet
@@ -27,12 +28,14 @@ from domain.verdict import DecisionName, Verdict
 from lifecycle.database import Database
 from lifecycle.list_store import SqlListStore
 from lifecycle.rule_changes import rule_store
+from lifecycle.rule_trial import RulesTrial
 from scoring.engine import PartitionScorer
 from scoring.rules import compile_rules
 from scoring.rules_in_use import NO_RULES, RulesInUse
 from stream.decoding import decode_messages
 from stream.kafka import KafkaConnection
 from stream.lists_topic import publish_lists
+from stream.recent_verdicts import try_on_recent
 from stream.rules_follower import RulesFollower
 from stream.rules_topic import publish_rules
 from stream.state_topic import Published
@@ -141,6 +144,25 @@ def check_never_killed(
     return scorer
 
 
+def check_trial(scene: Scene, rules: RuleSet, lists: ListIndex, shops: list[str]) -> None:
+    """Rules are tried on the newest verdicts: fields that these do not keep come from the events."""
+    producer = Producer({"bootstrap.servers": scene.bootstrap})
+    for number in (898, 899):
+        label = {"id": f"e{number}", "label": 1 if number == 899 else None}
+        producer.produce(scene.topics.labels_joined, msgspec.json.encode(label), partition=0)
+    assert producer.flush(60) == 0
+    endless = ListIndex()
+    entries = [ListEntry(list="bad", field="shop", value=shops[899], added_at=1, added_by="x", number=1)]
+    endless.change(1, entries)
+    for listed, hits in ((lists, 0), (endless, shops[400:].count(shops[899]))):
+        trial = RulesTrial(scene.pipeline, rules, listed)
+        try_on_recent(KafkaConnection(scene.bootstrap), scene.pipeline.name, scene.codec, trial, 500)
+        report = trial.report()
+        assert (report.events, report.incomplete, report.labelled, report.frauds) == (500, 0, 1, 1)
+        tried = next(one for one in report.rules if one.id == "shop")
+        assert (tried.hits, tried.frauds, tried.failed) == (hits, int(hits > 0), 0)
+
+
 @pytest.mark.slow
 def test_rules_and_lists_change_decisions_and_recovery_goes_by_the_verdicts(
     scene: Scene, office: Office
@@ -213,6 +235,7 @@ def test_rules_and_lists_change_decisions_and_recovery_goes_by_the_verdicts(
     snapshot = scene.store.load_model(0)
     assert snapshot is not None
     assert snapshot.blob == scorer.snapshot()
+    check_trial(scene, first, index, shops)
     log = worker.log.read_text()
     assert '"relearned"' in log
     assert "scores differ" not in log
