@@ -93,6 +93,15 @@ class WorkerMetrics:
         self.model_failures = Counter(
             "tidegate_model_failures", "Rows of which a running model gave no score", ["role"], registry=r
         )
+        self.rule_hits = Counter(
+            "tidegate_rule_hits",
+            "Committed verdicts by the rule or typology that hit",
+            ["rule", "mode"],
+            registry=r,
+        )
+        self.rule_failures = Counter(
+            "tidegate_rule_failures", "Events on which a rule could not be evaluated", ["rule"], registry=r
+        )
         self.recoveries = Counter("tidegate_recoveries", "Partitions recovered", registry=r)
         self.recovery_seconds = Gauge("tidegate_recovery_seconds", "Length of the last recovery", registry=r)
         self.standstill_seconds = Gauge(
