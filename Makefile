@@ -54,6 +54,9 @@ loop: setup ## the closed loop on a stream whose fraud changes: alarm, training,
 bench-kernels: packages ## our kernels beside River and scikit-learn, in one run
 	$(RUN) python -m benchmarks.kernels
 
+bench-rules: packages ## what 0, 10, 100 and 500 rules cost an event; three minutes
+	$(RUN) python -m benchmarks.rules
+
 bench-throughput: setup ## the worker beside a bare transactional passthrough, in one run
 	$(RUN) tidegate bench throughput --events 200000 --json
 

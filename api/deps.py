@@ -23,7 +23,9 @@ from domain.clock import Clock, SystemClock
 from domain.codec import EventCodec
 from domain.pipeline import Pipeline
 from domain.privacy import Protector
+from domain.rule_records import Rule, RuleSet, Typology
 from lifecycle.database import Database
+from lifecycle.rule_trial import TrialReport
 from lifecycle.webhook_store import WebhookStore
 
 __all__ = ["ApiDeps", "ApiLimits"]
@@ -88,7 +90,8 @@ class ApiDeps:
     ``webhooks`` gives the store of webhook endpoints, or raises RegistryUnavailable.
     ``model_registry`` gives the registry, or raises RegistryUnavailable; ``publish_models`` tells the workers what
     is in force. Without them there are no trained models here. ``publish_rules`` and ``publish_lists`` do so for
-    rules and lists in the database.
+    rules and lists in the database. ``first_rules`` reads those to begin with, where nobody stored any; ``try_rules``
+    tries a rule set on the newest verdicts.
     """
 
     pipeline: Pipeline
@@ -111,6 +114,8 @@ class ApiDeps:
     keys_changed: Callable[[], None] = _nobody_listens
     model_registry: Callable[[], ModelRegistry] | None = None
     publish_models: Callable[[], None] | None = None
+    first_rules: Callable[[], tuple[tuple[Rule, ...], tuple[Typology, ...]]] | None = None
+    try_rules: Callable[[RuleSet, int], TrialReport] | None = None
     publish_rules: Callable[[], object] | None = None
     publish_lists: Callable[[], object] | None = None
     start: Callable[[], Awaitable[None]] = _nothing

@@ -28,6 +28,7 @@ from lifecycle.keys import ApiKey
 from lifecycle.list_store import ListsChanged, ListSummary
 from lifecycle.registry import ModelRecord, RegistryState
 from lifecycle.rule_store import RuleVersion
+from lifecycle.rule_trial import TrialReport
 
 __all__ = ["example_event", "install"]
 
@@ -70,7 +71,7 @@ def _document(app: FastAPI, pipeline: Pipeline) -> dict[str, Any]:
         ref_template=_REF,
     )
     _, rules = msgspec.json.schema_components(
-        (RuleSet, RuleVersion, ListSummary, ListsChanged), ref_template=_REF
+        (RuleSet, RuleVersion, TrialReport, ListSummary, ListsChanged), ref_template=_REF
     )
     records |= rules
     records["CaseAlert"]["properties"]["alert"] = {"$ref": _REF.format(name="Alert")}

@@ -21,7 +21,7 @@ from lifecycle.list_store import ListFull, SqlListStore
 from lifecycle.rule_changes import rule_store
 from lifecycle.rule_store import SqlRuleStore, UnknownRule
 
-__all__ = ["JSON", "Asking", "Described", "by_of", "decoded", "invalid", "json_body"]
+__all__ = ["JSON", "Asking", "Described", "by_of", "decoded", "invalid", "json_body", "rules_problem", "said"]
 
 _LOG = structlog.get_logger(__name__)
 JSON = "application/json"

@@ -12,9 +12,10 @@ from api.deps import ApiDeps
 from api.ports import WorkerReport
 from api.problems import ProblemError
 from api.threads import Threads
-from domain.errors import TidegateError
+from domain.errors import RulesInvalid, TidegateError
 from lifecycle.list_store import SqlListStore
 from lifecycle.rule_changes import rule_store
+from lifecycle.rule_store import SqlRuleStore
 
 __all__ = ["RulesWatch", "behind"]
 
@@ -57,7 +58,7 @@ class RulesWatch:
         if deps.database is None:
             return
         database = deps.database()
-        epoch = rule_store(database, deps.pipeline, deps.clock).current().epoch
+        epoch = self._seeded(rule_store(database, deps.pipeline, deps.clock))
         version = SqlListStore(database, deps.pipeline.name, deps.clock).version()
         self._gauges["epoch"].set(epoch)
         self._gauges["lists"].set(version)
@@ -67,6 +68,20 @@ class RulesWatch:
                 _publish(publish)
         self._told = (epoch, version)
         self._gauges["behind"].set(len(behind(deps.models.workers(), epoch, version)))
+
+    def _seeded(self, store: SqlRuleStore) -> int:
+        """The epoch in force, after the rules to begin with, if nobody stored any yet."""
+        epoch = store.current().epoch
+        if epoch or self._deps.first_rules is None:
+            return epoch
+        try:
+            rules, typologies = self._deps.first_rules()
+            if not rules and not typologies:
+                return 0
+            return store.seed(rules, typologies, by="pipeline file", reason="the rules to begin with").epoch
+        except RulesInvalid as error:
+            _LOG.error("the rules to begin with are not taken", error=str(error))
+            return 0
 
     async def run(self) -> None:
         """Look again and again, until cancelled."""

@@ -55,6 +55,10 @@ class Columns:
         wanted = np.array([*(word in words for word in index), False], dtype=np.float64)
         return np.where(codes < 0, np.nan, wanted[codes])
 
+    def missing(self, name: str) -> Floats:
+        """1.0 where the texts of column ``name`` are missing, else 0.0."""
+        return (self._codes(name)[0] < 0).astype(np.float64)
+
     def _codes(self, name: str) -> tuple[Ints, dict[str, int]]:
         """A number for each different text, -1 for missing."""
         found = self._coded.get(name)

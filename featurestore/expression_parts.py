@@ -37,6 +37,8 @@ def constant(value: float, column: int) -> Part:
 
 def is_missing(part: Part, column: int) -> Part:
     """1.0 where there is no value, else 0.0."""
+    if (name := part.name) is not None:
+        return Part(column, lambda c: c.missing(name))
     if part.texts is not None:
         texts = part.texts
         return Part(column, lambda c: np.array([value is None for value in texts(c)], dtype=np.float64))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from celpy.celparser import CELParseError, CELParser
 from celpy.evaluation import celstr
 from lark import Token, Tree
@@ -72,6 +73,13 @@ class Expression:
             result = self._run(columns)
         # adding zero turns -0.0 into 0.0
         return np.broadcast_to(np.where(np.isfinite(result), result, np.nan) + 0.0, (columns.rows,)).copy()
+
+    def holds(self, columns: Columns) -> npt.NDArray[np.bool_]:
+        """Where :meth:`on` gives a number other than 0 (bool[n]); callers silence numpy's warnings themselves."""
+        result = self._run(columns)
+        # every expression reads a column, so this is one too
+        found: npt.NDArray[np.bool_] = np.isfinite(result) & (result != 0.0)
+        return found
 
 
 def compile_expression(

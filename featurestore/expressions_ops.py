@@ -30,7 +30,7 @@ def _missing(left: Floats, right: Floats) -> npt.NDArray[np.bool_]:
 
 def _compare(operation: np.ufunc) -> Callable[[Floats, Floats], Floats]:
     def compare(left: Floats, right: Floats) -> Floats:
-        return np.where(_missing(left, right), np.nan, operation(left, right)).astype(np.float64)
+        return np.where(_missing(left, right), np.nan, operation(left, right)).astype(np.float64, copy=False)
 
     return compare
 

@@ -246,28 +246,25 @@ class SqlListStore:
         self, connection: Connection, name: str, keys: Iterable[tuple[str, str]]
     ) -> Iterator[tuple[tuple[str, str], Row[Any]]]:
         """What the table has of them, removed ones too."""
-        c, wanted = list_entries.c, set(keys)
-        digests = sorted({digest for _, digest in wanted})
-        for start in range(0, len(digests), _ASKED):
-            query = select(list_entries).where(
-                self._mine, c.list == name, c.digest.in_(digests[start : start + _ASKED])
-            )
-            for row in connection.execute(query):
-                if (row.field, row.digest) in wanted:
-                    yield (row.field, row.digest), row
+        for some in self._these(name, keys):
+            for row in connection.execute(select(list_entries).where(*some)):
+                yield (row.field, row.digest), row
 
     def _forget(self, connection: Connection, name: str, keys: Sequence[tuple[str, str]]) -> None:
         """Delete rows that are about to be written anew."""
+        for some in self._these(name, keys):
+            connection.execute(delete(list_entries).where(*some))
+
+    def _these(self, name: str, keys: Iterable[tuple[str, str]]) -> Iterator[list[Any]]:
+        """Conditions for rows of the list, some hundred keys at a time, each answered by the primary key's index."""
         c = list_entries.c
-        for field in {field for field, _ in keys}:
-            digests = [digest for other, digest in keys if other == field]
+        by_field: dict[str, list[str]] = {}
+        for field, digest in keys:
+            by_field.setdefault(field, []).append(digest)
+        for field, digests in by_field.items():
             for start in range(0, len(digests), _ASKED):
                 some = digests[start : start + _ASKED]
-                connection.execute(
-                    delete(list_entries).where(
-                        self._mine, c.list == name, c.field == field, c.digest.in_(some)
-                    )
-                )
+                yield [self._mine, c.list == name, c.field == field, c.digest.in_(some)]
 
     def _insert(self, connection: Connection, rows: list[dict[str, Any]]) -> None:
         # with RETURNING, many rows go in one statement; a driver's own executemany sends them one by one

@@ -24,8 +24,8 @@ __all__ = ["MAX_COST", "CompiledRules", "Entry", "Outcome", "compile_rules", "li
 
 Bools = npt.NDArray[np.bool_]
 
-MAX_COST = 10_000
-"""Of a whole set, in operations on a column of numbers: some 20 us an event in large batches."""
+MAX_COST = 5_000
+"""Of a whole set, in operations on a column of numbers: some 60 us an event in batches of 500 (benchmarks/rules.py)."""
 VERDICT_NAMES = ("score", "probability")
 """What rules see beside fields and features: what the model said."""
 _CLASSES = (RuleAction.ALLOW, RuleAction.BLOCK, RuleAction.REVIEW, RuleAction.NONE)
@@ -110,14 +110,14 @@ class CompiledRules:
         hits = np.zeros((len(self.entries), n), dtype=np.bool_)
         effect = np.zeros(n)
         failed: dict[str, Bools] = {}
-        for place, condition in self._conditions:
-            try:
-                value = condition.on(columns)
-            except Exception:  # one bad rule must not stop the stream: the verdict says that it failed
-                value, wrong = _alone(condition, columns)
-                if wrong.any():
-                    failed[self.entries[place].id] = wrong
-            hits[place] = (value != 0.0) & ~np.isnan(value)
+        with np.errstate(all="ignore"):
+            for place, condition in self._conditions:
+                try:
+                    hits[place] = condition.holds(columns)
+                except Exception:  # one bad rule must not stop the stream: the verdict says that it failed
+                    hits[place], wrong = _alone(condition, columns)
+                    if wrong.any():
+                        failed[self.entries[place].id] = wrong
         for place, entry in enumerate(self.entries):
             if entry.effect and entry.live:
                 # in the order of the entries, so that the sum's bits do not depend on who wrote them down when
@@ -245,12 +245,12 @@ class _Conditions:
         return found
 
 
-def _alone(condition: Expression, columns: Columns) -> tuple[Floats, Bools]:
-    """The value of each row by itself, and the rows with which it fails (value 0)."""
-    value, failed = np.zeros(columns.rows), np.zeros(columns.rows, dtype=np.bool_)
+def _alone(condition: Expression, columns: Columns) -> tuple[Bools, Bools]:
+    """Whether it holds for each row by itself, and the rows with which it fails."""
+    holds, failed = np.zeros(columns.rows, dtype=np.bool_), np.zeros(columns.rows, dtype=np.bool_)
     for row in range(columns.rows):
         try:
-            value[row] = condition.on(columns.row(row))[0]
+            holds[row] = condition.holds(columns.row(row))[0]
         except Exception:  # as above
             failed[row] = True
-    return value, failed
+    return holds, failed

@@ -12,7 +12,6 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from domain.errors import Fatal
 from domain.list_records import HEAD_KEY, ListEntry, ListsHead, entry_key
 from stream.kafka import KafkaConnection
 from stream.outbox import Record
@@ -99,7 +98,8 @@ def _version(topic: str, value: bytes | None) -> int:
     try:
         return msgspec.json.decode(value, type=ListsHead).version
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Fatal(
-            f"the newest head of {topic} is unreadable: {error}",
-            remedy="let nobody but Tidegate write there; delete and create the topic, and publish again",
-        ) from error
+        # somebody else wrote there: everything is written once more, which changes nothing that is right
+        log.error(
+            "the newest head of lists is unreadable; all is written anew", topic=topic, error=str(error)
+        )
+        return 0

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
-from domain.errors import Fatal
 from domain.rule_records import CURRENT_KEY, RuleSet
 from stream.kafka import KafkaConnection
 from stream.state_topic import ONLY, Published, Send, ahead, last_value, publishing
@@ -57,7 +56,8 @@ def _decoded(topic: str, value: bytes | None) -> RuleSet | None:
     try:
         return msgspec.json.decode(value, type=RuleSet)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Fatal(
-            f"the newest record of {topic} does not say which rules are in force: {error}",
-            remedy="let nobody but Tidegate write there; delete and create the topic, and publish again",
-        ) from error
+        # somebody else wrote there; followers have passed it over, and the database says what is right
+        log.error(
+            "the newest record of rules is unreadable; it is written anew", topic=topic, error=str(error)
+        )
+        return None

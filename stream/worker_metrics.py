@@ -58,15 +58,6 @@ class RuleMetrics:
             "tidegate_list_entries", "Entries of lists in memory, expired ones too", registry=r
         )
         self.unreadable = Gauge("tidegate_list_records_unreadable", "Records passed over", registry=r)
-        self.hits = Counter(
-            "tidegate_rule_hits",
-            "Committed verdicts that a rule hit, by rule and mode",
-            ["rule", "mode"],
-            registry=r,
-        )
-        self.failures = Counter(
-            "tidegate_rule_failures", "Events with which a rule failed, by rule", ["rule"], registry=r
-        )
 
 
 class WorkerMetrics:
@@ -120,6 +111,15 @@ class WorkerMetrics:
             "tidegate_model_failures", "Rows of which a running model gave no score", ["role"], registry=r
         )
         self.rules = RuleMetrics(r)
+        self.rule_hits = Counter(
+            "tidegate_rule_hits",
+            "Committed verdicts by the rule or typology that hit",
+            ["rule", "mode"],
+            registry=r,
+        )
+        self.rule_failures = Counter(
+            "tidegate_rule_failures", "Events on which a rule could not be evaluated", ["rule"], registry=r
+        )
         self.recoveries = Counter("tidegate_recoveries", "Partitions recovered", registry=r)
         self.recovery_seconds = Gauge("tidegate_recovery_seconds", "Length of the last recovery", registry=r)
         self.standstill_seconds = Gauge(

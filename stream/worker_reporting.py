@@ -47,16 +47,17 @@ def count(metrics: WorkerMetrics, outcome: Outcome) -> None:
             for flag in flags_of(int(mask)):
                 metrics.flagged.labels(flag.value).inc(int(number))
         fresh = scored.first_offset < 0
-        for one in scored.models:
+        for (rule, mode), number in Counter(
+            (one.id, one.mode.value) for listed in scored.rules.values() for one in listed
+        ).items():
+            metrics.rule_hits.labels(rule, mode).inc(number)
+        for rule, number in scored.rule_failures.items():
+            metrics.rule_failures.labels(rule).inc(number)
+        # the ensemble alone is there for the rows that rules moved
+        for one in scored.models if len(scored.models) > 1 else ():
             metrics.model_decisions.labels(one.role.value).inc(int(one.decided.sum()))
             if one.role is not ModelRole.OWN:
                 metrics.model_failures.labels(one.role.value).inc(int(np.isnan(one.score[fresh]).sum()))
-        for hit, number in Counter(
-            (one.id, one.mode.value) for listed in scored.rules.values() for one in listed
-        ).items():
-            metrics.rules.hits.labels(*hit).inc(number)
-        for rule, failures in scored.rule_failures.items():
-            metrics.rules.failures.labels(rule).inc(failures)
         for segment in scored.segments:
             for name in segment.abstained:
                 metrics.abstentions.labels(name).inc(segment.stop - segment.start)

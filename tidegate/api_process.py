@@ -40,7 +40,7 @@ from tidegate.loading import load
 from tidegate.model_registry import DatabaseWhenNeeded
 from tidegate.offline import offline_store
 from tidegate.parts import hot_verdicts, models_follower, rules_follower
-from tidegate.rules import tell_lists, tell_rules
+from tidegate.rules import first_rules, tell_lists, tell_rules, try_rules
 from tidegate.settings import Settings
 from tidegate.version import CODE_VERSION
 
@@ -129,6 +129,8 @@ def api(settings: Settings, stop: threading.Event, *, ready: Callable[[int], Non
         keys_changed=entrance.keys_changed,
         model_registry=models_registry,
         publish_models=lambda: _publish_models(settings, models_registry()),
+        first_rules=lambda: first_rules(pipeline, settings.pipeline),
+        try_rules=lambda wanted, last: try_rules(settings, pipeline, wanted, last),
         publish_rules=lambda: tell_rules(settings, pipeline, database()),
         publish_lists=lambda: tell_lists(settings, pipeline, database()),
         probes={"kafka": lambda: _ask_kafka(admin, topics.events), "redis": hot.ping},

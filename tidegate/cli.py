@@ -44,6 +44,8 @@ COMMANDS = {
     "keys": ("keys:app", "API keys: who may ask the API for what."),
     "cases": ("cases:app", "Review cases: alerts that people decide."),
     "webhooks": ("webhooks:app", "Webhooks: where alerts are delivered to."),
+    "rules": ("rules:app", "Rules: what people decided in advance."),
+    "lists": ("lists:app", "Lists, tags and snoozes of entities."),
     "offline": ("offline:app", "The offline store: all verdicts and labels."),
     "bench": ("bench:app", "Measure this machine (needs a checkout of the repository)."),
 }

@@ -11,10 +11,11 @@ from starlette.responses import Response
 from api.access import Scope, needs
 from api.body import read_json_body
 from api.deps import ApiDeps
-from api.problems import responses
-from api.rule_parts import JSON, Asking, Described, by_of, decoded, json_body, said
+from api.problems import ProblemError, responses
+from api.rule_parts import JSON, Asking, Described, by_of, decoded, json_body, rules_problem, said
 from api.rules_watch import behind
 from api.threads import Threads
+from domain.errors import RulesInvalid
 from domain.rule_records import MAX_RECORD_BYTES, Rule, RuleSet, Typology, read_rules
 from lifecycle.rule_changes import with_rule
 from lifecycle.rule_store import SqlRuleStore, unknown_rule
@@ -24,6 +25,8 @@ __all__ = ["router"]
 MAX_BODY = 2 * MAX_RECORD_BYTES
 """Escapes and blanks may double what is kept."""
 MAX_LIMIT = 100
+MOST_TRIED = 20_000
+"""Verdicts of one trial; `tidegate rules test --events` takes files of any length."""
 Reason = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
 
 
@@ -44,11 +47,20 @@ class PutRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     epoch: int | None = None
 
 
+class TryRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Rules, on how many of the newest verdicts."""
+
+    rules: list[dict[str, Any]]
+    typologies: list[dict[str, Any]] = []
+    last: Annotated[int, msgspec.Meta(ge=1, le=MOST_TRIED)] = 1_000
+
+
 def router(deps: ApiDeps) -> APIRouter:
     """The routes, bound to their ports."""
     routes = APIRouter(tags=["rules"])
     asking = Asking(deps)
     threads = Threads(2, deps.limits.answer_seconds)
+    trials = Threads(1, deps.limits.publish_seconds)
     reading: dict[str, Any] = {"dependencies": [needs(deps, Scope.RULES_READ)]}
     writing: dict[str, Any] = {"dependencies": [needs(deps, Scope.RULES_WRITE)]}
     changed: Described = {
@@ -107,6 +119,31 @@ def router(deps: ApiDeps) -> APIRouter:
         more = bool(found) and found[-1].epoch > 1
         answer = {"rule_sets": found, "next": found[-1].epoch if more else None}
         return Response(msgspec.json.encode(answer), media_type=JSON)
+
+    @routes.post(
+        "/v1/rules:test",
+        summary="What rules would have done of the newest verdicts; changes nothing",
+        responses={
+            200: {"description": "What each rule would have done", "content": _TRIED},
+            **responses(404, 408, 413, 415, 422, 503),
+        },
+        openapi_extra=json_body(_TRY),
+        **reading,
+    )
+    async def test(request: Request) -> Response:
+        wanted = decoded(await body(request), TryRules)
+        trying = deps.try_rules
+        if trying is None:
+            raise ProblemError(404, "no-verdicts", "this API can not read verdicts", remedy="ask another one")
+        try:
+            rules, typologies = read_rules({"rules": wanted.rules, "typologies": wanted.typologies})
+            proposed = RuleSet(
+                epoch=0, rules=rules, typologies=typologies, changed_at=0, changed_by="", reason=""
+            )
+            report = await trials.run(lambda: trying(proposed, wanted.last))
+        except RulesInvalid as error:
+            raise rules_problem(error) from None
+        return Response(msgspec.json.encode(report), media_type=JSON)
 
     @routes.get(
         "/v1/rules/{rule_id}",
@@ -194,6 +231,17 @@ _PUT: dict[str, Any] = {
     "additionalProperties": False,
     "properties": {"reason": _REASON, "rule": {"type": "object"}, "epoch": _EPOCH},
 }
+_TRY: dict[str, Any] = {
+    "type": "object",
+    "required": ["rules"],
+    "additionalProperties": False,
+    "properties": {
+        "rules": {**_ONES, "maxItems": 500, "description": "as in PUT /v1/rules"},
+        "typologies": {**_ONES, "maxItems": 50},
+        "last": {"type": "integer", "minimum": 1, "maximum": MOST_TRIED, "default": 1_000},
+    },
+}
+_TRIED: dict[str, Any] = {JSON: {"schema": {"$ref": "#/components/schemas/TrialReport"}}}
 _SET = {"$ref": "#/components/schemas/RuleSet"}
 _CHANGED: dict[str, Any] = {
     JSON: {

@@ -17,9 +17,12 @@ from api.deps import ApiDeps
 from api.ports import WorkerReport
 from api.rules_watch import RulesWatch
 from domain.errors import Retriable
+from domain.rule_records import RuleSet, read_rules
 from lifecycle.audit_trail import AuditTrail
 from lifecycle.database import Database
 from lifecycle.list_store import SqlListStore
+from lifecycle.rule_changes import rule_store
+from lifecycle.rule_trial import RulesTrial, TrialReport
 from tests.unit.api.fakes import World
 from tests.unit.api.test_routes import problem
 
@@ -74,7 +77,8 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def ruled(tables: Path, tmp_path: Path) -> Iterator[Ruled]:
     database = Database(f"sqlite:///{shutil.copy(tables, tmp_path / 'rules.sqlite')}")
-    yield Ruled(World(), Told(), database)
+    # a database on a busy disk: nothing here is about time-outs
+    yield Ruled(World(answer_seconds=60.0, publish_seconds=60.0), Told(), database)
     database.close()
 
 
@@ -313,6 +317,49 @@ async def test_what_can_not_stand_in_a_list_is_refused(
     assert problem(await client.post(path, json=body), 422, "invalid-parameter")["field"] == field
     assert (await client.get("/v1/lists")).json()["version"] == 0
     assert ruled.told.lists == 0
+
+
+async def test_rules_are_tried_without_being_put_in_force(ruled: Ruled) -> None:
+    asked: list[tuple[list[str], int]] = []
+
+    def trying(rules: RuleSet, last: int) -> TrialReport:
+        asked.append(([rule.id for rule in rules.rules], last))
+        return RulesTrial(ruled.deps.pipeline, rules).report()
+
+    transport = httpx.ASGITransport(app=create_app(replace(ruled.deps, try_rules=trying)))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answer = await client.post("/v1/rules:test", json={"rules": [BIG], "last": 50})
+        assert answer.status_code == 200
+        assert [(one["id"], one["hits"]) for one in answer.json()["rules"]] == [("big", 0)]
+        for wrong, code in (
+            ({"rules": [{**BIG, "when": "amunt > 1.0"}]}, "rules-invalid"),
+            ({"rules": [{"id": "x"}]}, "rules-invalid"),
+            ({"rules": [BIG], "last": 0}, "invalid-parameter"),
+            ({"last": 5}, "invalid-parameter"),
+        ):
+            problem(await client.post("/v1/rules:test", json=wrong), 422, code)
+        assert (await client.get("/v1/rules")).json()["in_force"]["epoch"] == 0
+    assert asked == [(["big"], 50), (["big"], 1_000)]
+
+
+async def test_the_first_rules_are_those_of_the_pipeline_file(ruled: Ruled) -> None:
+    rules, _ = read_rules({"rules": [BIG]})
+    metrics = CollectorRegistry()
+    watch = RulesWatch(replace(ruled.deps, registry=metrics, first_rules=lambda: (rules, ())))
+    watch.look()
+    store = rule_store(ruled.database, ruled.deps.pipeline, ruled.world.clock)
+    assert [(store.current().epoch, one.id) for one in store.current().rules] == [(1, "big")]
+    assert ruled.told.rules == 1
+    store.delete("big", by="x", reason="y")
+    watch.look()
+    assert (store.current().epoch, store.current().rules) == (2, ())
+
+
+async def test_first_rules_that_can_not_run_stop_nobody(ruled: Ruled) -> None:
+    rules, _ = read_rules({"rules": [{**BIG, "when": "amunt > 1.0"}]})
+    watch = RulesWatch(replace(ruled.deps, registry=CollectorRegistry(), first_rules=lambda: (rules, ())))
+    watch.look()
+    assert rule_store(ruled.database, ruled.deps.pipeline, ruled.world.clock).current().epoch == 0
 
 
 async def test_without_a_database_there_are_no_rules(world: World) -> None:

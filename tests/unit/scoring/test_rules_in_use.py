@@ -7,10 +7,12 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 
 from domain.batch import EventBatch, Floats
 from domain.clock import ManualClock
 from domain.codec import EventCodec
+from domain.label_codec import Said
 from domain.list_records import ListEntry
 from domain.list_view import ListIndex, ListView
 from domain.pipeline import Cost, Decision, Explore, Pipeline, Threshold
@@ -18,6 +20,7 @@ from domain.privacy import Protector
 from domain.rule_records import Band, Rule, RuleAction, RuleMode, RuleSet, Typology
 from domain.verdict import DecisionName, ModelRole, RuleOutput, Verdict
 from featurestore.memory import MemoryStateStore
+from lifecycle.heard_verdict import hear, said_of
 from scoring.dry_run import StateDryRunner
 from scoring.engine import PartitionScorer
 from scoring.models_in_use import OWN, ModelsInUse
@@ -25,6 +28,11 @@ from scoring.rules import compile_rules
 from scoring.rules_in_use import MAX_LISTED, NO_RULES, RulesInUse, in_exploration
 from scoring.scored import FLAG_BITS, ScoredBatch
 from scoring.verdicts import VerdictEncoder, decode_verdict
+from stream.committer import Outcome
+from stream.micro_batch import MicroBatch
+from stream.outbox import Outgoing
+from stream.worker_metrics import WorkerMetrics
+from stream.worker_reporting import count
 from tests.line_models import line_model
 from tests.system.events import SMALL, events
 from tests.unit.scoring.test_engine import cut, pieces
@@ -341,6 +349,34 @@ def test_a_rule_that_fails_is_flagged_and_stops_nothing(pipeline: Pipeline, batc
     told = verdicts(pipeline, scored)
     assert all("rule_failed" in verdict.flags for verdict in told)
     assert {hit.id for verdict in told if verdict.rules for hit in hits_of(verdict)} == {"fine"}
+
+
+def test_labels_teach_the_ensemble_by_its_own_score(pipeline: Pipeline, batch: EventBatch) -> None:
+    encoder = VerdictEncoder(pipeline, code_version="test")
+    scored = PartitionScorer(pipeline, rules=in_use(pipeline, *MOVING)).process(batch)
+    records = encoder.verdicts(scored, partition=0, scored_at=1)
+    moved = [row for row, one in enumerate(records) if one.models is not msgspec.UNSET]
+    assert moved
+    for row in (moved[0], moved[-1]):
+        raw = said_of(hear(encoder.encode(records[row])))
+        assert raw is not None
+        said = msgspec.json.decode(raw, type=Said)
+        assert (said.own, said.score) == (scored.models[0].score[row], scored.score[row])
+        assert said.own != said.score
+
+
+def test_committed_verdicts_are_counted_by_rule(pipeline: Pipeline, batch: EventBatch) -> None:
+    rules = in_use(pipeline, *MOVING, Rule(id="gone", when="account in lists.trusted", score_effect=0.1))
+    scored = PartitionScorer(pipeline, rules=rules).process(cut(batch, 0, 400))
+    scored = replace(scored, rule_failures={"gone": 3})
+    metrics = WorkerMetrics(CollectorRegistry())
+    count(metrics, Outcome(MicroBatch([], [scored], Outgoing(), []), {}, 0))
+    value = metrics.registry.get_sample_value
+    for rule, mode in (("shop", "live"), ("quiet", "shadow")):
+        hits = sum(one.id == rule for listed in scored.rules.values() for one in listed)
+        assert value("tidegate_rule_hits_total", {"rule": rule, "mode": mode}) == hits > 0
+    assert value("tidegate_rule_failures_total", {"rule": "gone"}) == 3
+    assert value("tidegate_model_decisions_total", {"role": "own"}) is None
 
 
 def test_a_verdict_names_so_many_rules_and_those_that_act_first(
