@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 
@@ -21,17 +22,20 @@ from featurestore.online import RedisStateStore
 from featurestore.reaching_verdicts import ReachingVerdicts
 from featurestore.redis_client import connect
 from featurestore.worker_reports import WorkerReports
+from lifecycle.audit_trail import AuditTrail
 from lifecycle.registry import ModelRegistry
 from lifecycle.registry_sql import SqlModelRegistry
 from scoring.dry_run import StateDryRunner
 from scoring.models_in_use import ModelsInUse
 from scoring.verdicts import VerdictEncoder
+from stream.audit_topic import HeadExporter
 from stream.feed import KafkaVerdictFeed
 from stream.gateway import KafkaScoreGateway
 from stream.label_gateway import KafkaLabelSink
 from stream.models_follower import ModelsFollower
 from stream.models_topic import publish
 from stream.topics import Topics, partition_of, partitions_of
+from tidegate.keeper import Keeper, head_chore
 from tidegate.loading import load
 from tidegate.model_registry import DatabaseWhenNeeded
 from tidegate.offline import offline_store
@@ -74,12 +78,17 @@ def api(settings: Settings, stop: threading.Event) -> None:
     def registry() -> SqlModelRegistry:
         return SqlModelRegistry(database(), pipeline.name, SystemClock())
 
+    exporter = HeadExporter(settings.kafka(), pipeline.name, f"tidegate-api-{settings.worker_id}-audit")
+    keeper = Keeper({"audit head": head_chore(database, AuditTrail(pipeline.name), exporter, SystemClock())})
+
     async def start() -> None:
+        keeper.start()
         await gateway.start()
         await feed.start()
         await labels.start()
 
     async def close() -> None:
+        await asyncio.to_thread(keeper.close)
         await labels.close()
         await feed.close()
         await gateway.close()

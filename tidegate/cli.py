@@ -38,6 +38,7 @@ COMMANDS = {
     "dlq": ("dlq:app", "Dead letters: input that could not be scored."),
     "features": ("features:app", "Features as live scoring had them."),
     "labels": ("labels:app", "Labels: what events turned out to be."),
+    "audit": ("audit:app", "Who changed what, and whether anybody changed that afterwards."),
     "models": ("models:app", "Trained models: which there are, and which decide."),
     "offline": ("offline:app", "The offline store: all verdicts and labels."),
     "bench": ("bench:app", "Measure this machine (needs a checkout of the repository)."),
