@@ -227,7 +227,7 @@ class MicroBatcher:
         verdicts = encoder.verdicts(scored, partition=partition, scored_at=now)
         encode = encoder.encode
         values = [encode(verdict) for verdict in verdicts]
-        keys = [part.messages[i].key() for i in part.decoded.accepted]
+        keys = self._keys(part, scored)
         plain: list[tuple[bytes | None, bytes]] = list(zip(keys, values, strict=True))
         outgoing.verdicts[partition] = plain
         for row, index in enumerate(part.decoded.accepted):
@@ -238,6 +238,13 @@ class MicroBatcher:
             headers = part.messages[part.decoded.accepted[row]].headers()
             alert = encode(encoder.alert(verdicts[row]))
             outgoing.others.append((self._topics.alerts, -1, keys[row], alert, _trace(headers)))
+
+    def _keys(self, part: Part, scored: ScoredBatch) -> list[bytes | None]:
+        """Keys of verdicts and alerts: the events', or the keyed hashes of these where the key field is sensitive."""
+        event = self._parts.pipeline.event
+        if event.field(event.key).sensitive:
+            return [text.encode() for text in scored.batch.entities[event.key]]
+        return [part.messages[i].key() for i in part.decoded.accepted]
 
     def _write_dead_letters(self, part: Part, outgoing: Outgoing) -> None:
         for index, why in part.decoded.rejected:
