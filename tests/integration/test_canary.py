@@ -20,12 +20,11 @@ from urllib.parse import quote
 import httpx
 import pytest
 import redis
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, Producer
 from deltalake import DeltaTable
 from typer.testing import CliRunner
 
 from domain.clock import SystemClock
-from lifecycle.audit_trail import AuditTrail
 from lifecycle.database import Database
 from stream.archiver_offline import OfflineArchiverSettings, run_offline_archiver
 from stream.kafka import KafkaConnection
@@ -33,7 +32,7 @@ from stream.label_logs import topic_records
 from stream.log_reading import reader_conf
 from stream.replay import Sendable, replay, replay_producer
 from stream.topics import Topics, create_topics
-from tests.system.scene import PRIVACY_KEY, Reader, eventually
+from tests.system.scene import PRIVACY_KEY, eventually, metric
 from tidegate import api_process, processes
 from tidegate.cli import app
 from tidegate.defaults import renamed_pipeline
@@ -97,7 +96,11 @@ def bad_events() -> list[bytes]:
     ]  # fmt: skip
     texts = [json.dumps(one) for one in changed]
     texts += [good[:-1], good + good, f"[{good}]", f'"{CARD}"', str(CARD), f"<card>{CARD}</card>"]
-    texts += [good.replace("10.0", "NaN"), good.replace("10.0", "1e400"), good.replace('"web"', '"web", "channel": 7')]
+    texts += [
+        good.replace("10.0", "NaN"),
+        good.replace("10.0", "1e400"),
+        good.replace('"web"', '"web", "channel": 7'),
+    ]
     return [text.encode() for text in texts] + [b"\xff" + good.encode()]
 
 
@@ -163,7 +166,9 @@ def ask_everything(client: httpx.Client) -> list[httpx.Response]:
         for query in ("?deadline_ms=30000", "?dry_run=true"):
             answers.append(client.post(f"/v1/score{query}", content=bad, headers=as_json))
             assert 400 <= answers[-1].status_code < 500, (bad, answers[-1].status_code)
-    answers += [client.post("/v1/score", content=json.dumps(event("x")), headers={"Content-Type": "text/plain"})]
+    answers += [
+        client.post("/v1/score", content=json.dumps(event("x")), headers={"Content-Type": "text/plain"})
+    ]
     answers += [client.get("/v1/verdicts", params={"entity": f"account:{ACCOUNT}"})]
     assert answers[-1].json()["verdicts"] or True
     for name in ("entity", "entity_hash", "limit", "decision", "cursor", "from", "to"):
@@ -239,6 +244,7 @@ def test_sensitive_values_are_found_nowhere_but_where_they_were_sent(
                 return False
 
         eventually("the API is ready", ready)
+        eventually("the worker is", lambda: metric(ports["worker"], "tidegate_partitions") == 1)
         with Database(settings["api"].database()).writing() as _:
             pass
         good = [Sendable(ACCOUNT.encode(), json.dumps(event(f"e{n}")).encode(), None) for n in range(30)]
@@ -247,7 +253,9 @@ def test_sensitive_values_are_found_nowhere_but_where_they_were_sent(
         records = [*good, stray, *bad]
         replay(records, replay_producer(KafkaConnection(kafka)), topics.events)
         stranger = Producer({"bootstrap.servers": kafka})
-        stranger.produce(topics.events, json.dumps(event("h")), ACCOUNT, headers=[("x-card", str(CARD).encode())])
+        stranger.produce(
+            topics.events, json.dumps(event("h")), ACCOUNT, headers=[("x-card", str(CARD).encode())]
+        )
         stranger.produce(topics.labels, json.dumps({"id": "e0", "label": CARD, "source": "analyst"}), b"e0")
         stranger.produce(topics.labels, json.dumps({"id": "e1", "label": 1, "source": str(CARD)}), b"e1")
         assert stranger.flush(60) == 0
@@ -259,7 +267,9 @@ def test_sensitive_values_are_found_nowhere_but_where_they_were_sent(
         assert b"tidegate" in answers[-1].content
         # the last event is scored, archived in both stores; the label is joined
         eventually("a verdict is hot", lambda: client.get("/v1/verdicts/api-2").status_code == 200)
-        eventually("the dead labels are there", lambda: len(everything_of(kafka, topics.raw_label_dead_letters)) == 2)
+        eventually(
+            "the dead labels are there", lambda: len(everything_of(kafka, topics.raw_label_dead_letters)) == 2
+        )
         eventually("the label is joined", lambda: len(everything_of(kafka, topics.labels_joined)) == 1)
         count = 31 + 3
         eventually("verdicts are offline", lambda: rows(store.verdicts.url) == count)
