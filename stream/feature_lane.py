@@ -190,7 +190,8 @@ class Lane:
                 reached = messages[-1].offset()
                 break
             if erasure is not None:
-                self._engine.erase(erasure, events.take(self.partition).offset())
+                self._engine.erase(erasure, message.offset())
+                events.take(self.partition)
                 continue
             if len(messages) == CHUNK:
                 reached = messages[-1].offset()

@@ -136,7 +136,7 @@ def test_whatever_was_flushed_before_a_crash_recovery_ends_in_the_same_state(sma
                 scorer.features_only(batch_of(small, at, 1))
 
     played(whole, 0, 17)
-    wanted = dict((key, blob) for _, key, blob in whole.tables.dirty(0))
+    wanted = {key: blob for _, key, blob in whole.tables.dirty(0)}
     for torn in (None, 5, 10, 11, 14):
         for flushed in (0, 4, 10, 11, 13):
             if torn is not None and torn < flushed:
