@@ -13,7 +13,7 @@ from api.convergence import ConvergenceWatch
 from api.deps import ApiDeps
 from api.guard import Guard
 from api.metrics import ApiMetrics
-from api.routes import audit, drift, health, labels, live, model_changes, models, score, verdicts
+from api.routes import audit, drift, erasures, health, labels, live, model_changes, models, score, verdicts
 
 __all__ = ["create_app"]
 
@@ -56,6 +56,7 @@ def create_app(deps: ApiDeps) -> FastAPI:
     app.include_router(models.router(deps))
     app.include_router(model_changes.router(deps))
     app.include_router(audit.router(deps))
+    app.include_router(erasures.router(deps))
     app.include_router(drift.router(deps))
     app.include_router(health.router(deps))
     openapi.install(app, deps.pipeline)

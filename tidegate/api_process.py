@@ -29,12 +29,15 @@ from scoring.dry_run import StateDryRunner
 from scoring.models_in_use import ModelsInUse
 from scoring.verdicts import VerdictEncoder
 from stream.audit_topic import HeadExporter
+from stream.erasure_log import ErasureLog
 from stream.feed import KafkaVerdictFeed
 from stream.gateway import KafkaScoreGateway
 from stream.label_gateway import KafkaLabelSink
+from stream.log_identity import log_identity
 from stream.models_follower import ModelsFollower
 from stream.models_topic import publish
 from stream.topics import Topics, partition_of, partitions_of
+from tidegate.erasures import Eraser
 from tidegate.keeper import Keeper, head_chore
 from tidegate.loading import load
 from tidegate.model_registry import DatabaseWhenNeeded
@@ -79,7 +82,20 @@ def api(settings: Settings, stop: threading.Event) -> None:
         return SqlModelRegistry(database(), pipeline.name, SystemClock())
 
     exporter = HeadExporter(settings.kafka(), pipeline.name, f"tidegate-api-{settings.worker_id}-audit")
-    keeper = Keeper({"audit head": head_chore(database, AuditTrail(pipeline.name), exporter, SystemClock())})
+    eraser = Eraser(
+        database=database,
+        pipeline=pipeline.name,
+        events=ErasureLog(
+            settings.kafka(), pipeline.name, codec.erasures, f"tidegate-api-{settings.worker_id}-erasures"
+        ),
+        state=RedisStateStore(client, pipeline.name),
+        client=client,
+        offline=offline_store(settings, pipeline),
+        log_of_verdicts=lambda: log_identity(admin, topics.verdicts),
+        clock=SystemClock(),
+    )
+    head = head_chore(database, AuditTrail(pipeline.name), exporter, SystemClock())
+    keeper = Keeper({"erasures": eraser, "audit head": head})
 
     async def start() -> None:
         keeper.start()

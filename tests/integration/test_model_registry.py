@@ -18,6 +18,7 @@ from sqlalchemy import text
 
 from domain.clock import SystemClock
 from domain.errors import Fatal, RegistryConflict, RegistryUnavailable
+from lifecycle import erasure_tables  # noqa: F401  # declares its table
 from lifecycle.audit import AuditRecord
 from lifecycle.database import Database
 from lifecycle.registry import RegistryState
