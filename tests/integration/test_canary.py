@@ -170,7 +170,6 @@ def ask_everything(client: httpx.Client) -> list[httpx.Response]:
         client.post("/v1/score", content=json.dumps(event("x")), headers={"Content-Type": "text/plain"})
     ]
     answers += [client.get("/v1/verdicts", params={"entity": f"account:{ACCOUNT}"})]
-    assert answers[-1].json()["verdicts"] or True
     for name in ("entity", "entity_hash", "limit", "decision", "cursor", "from", "to"):
         answers.append(client.get("/v1/verdicts", params={name: str(CARD)}))
     answers.append(client.get("/v1/verdicts", params={"entity": f"card:{CARD}"}))
