@@ -20,6 +20,7 @@ from api.routes import (
     cases,
     drift,
     entities,
+    erasures,
     health,
     keys,
     labels,
@@ -90,6 +91,7 @@ def create_app(deps: ApiDeps) -> FastAPI:
     app.include_router(entities.router(deps))
     app.include_router(cases.router(deps))
     app.include_router(case_changes.router(deps))
+    app.include_router(erasures.router(deps))
     app.include_router(drift.router(deps))
     app.include_router(keys.router(deps))
     app.include_router(health.router(deps))

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from domain.errors import EventRejected, RegistryConflict, Reject, Retriable, StageForbids, UnknownModel
+from domain.privacy import without_card_numbers
 from featurestore.hot_verdicts_port import BadCursorError
 
 __all__ = ["PROBLEM_SCHEMA", "ProblemError", "install", "problem_response", "responses"]
@@ -50,7 +51,8 @@ def problem_response(problem: ProblemError, request_id: str | None) -> Response:
         "type": f"urn:tidegate:problem:{problem.code}",
         "title": HTTPStatus(problem.status).phrase,
         "status": problem.status,
-        "detail": problem.detail,
+        # a path or a parameter that is quoted may hold one
+        "detail": without_card_numbers(problem.detail),
         "code": problem.code,
     }
     if problem.remedy:

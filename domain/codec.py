@@ -21,6 +21,7 @@ from domain.codec_schema import json_schema_of_event
 from domain.codec_time import BadTimeError, reader
 from domain.codec_types import DecodedEvent, attribute_names, event_type
 from domain.durations import format_duration
+from domain.erasure import ErasureCodec
 from domain.errors import EventRejected, Reject
 from domain.pipeline import Field, FieldType, Pipeline
 from domain.privacy import Protector
@@ -35,6 +36,8 @@ class EventCodec:
         event = pipeline.event
         self._pipeline = pipeline
         self._protect = protector.protect
+        self.erasures = ErasureCodec(pipeline, protector)
+        """Reads the control records among the events."""
         self._decode = msgspec.json.Decoder(event_type(pipeline)).decode
         self._diagnosis = Diagnosis(pipeline)
         self._encoder = RowEncoder(event)

@@ -17,6 +17,7 @@ from domain.codec_time import BadTimeError, reader
 from domain.codec_types import integer_bounds
 from domain.errors import EventRejected, Reject
 from domain.pipeline import EventSpec, Field, FieldType, Pipeline, UnknownFields
+from domain.privacy import without_card_numbers
 
 __all__ = ["Diagnosis", "shown"]
 
@@ -33,6 +34,8 @@ def shown(value: object, limit: int = 80) -> str:
         text = json.dumps(value)
     except (ValueError, RecursionError):
         return "a value"
+    # before the cut, which would leave most of the digits and not the sum that tells them
+    text = without_card_numbers(text)
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 

@@ -27,6 +27,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from domain.privacy import without_card_numbers
+
 __all__ = [
     "ArtefactRefused",
     "EventRejected",
@@ -194,7 +196,9 @@ class EventRejected(TidegateError):
     """One input record cannot be scored: stable ``reason``, the ``field`` at fault, and detail."""
 
     def __init__(self, reason: Reject, field: str | None, detail: str, *, remedy: str) -> None:
+        # what is quoted of a record may be a card number in the wrong place (promise P7)
+        detail = without_card_numbers(detail)
         super().__init__(detail, remedy=remedy)
         self.reason = reason
-        self.field = field
+        self.field = None if field is None else without_card_numbers(field)
         self.detail = detail

@@ -11,7 +11,7 @@ from domain.batch import Floats, Ints
 from domain.compiled import compiled
 from domain.errors import StateMismatch
 from featurestore import kernels_blob
-from featurestore.plan import EntityPlan, PlanArrays
+from featurestore.plan import H_EVENT, H_LABEL, H_PROGRESS, EntityPlan, PlanArrays
 
 __all__ = ["EntityTable"]
 
@@ -79,6 +79,8 @@ class EntityTable:
         self.free: Ints = np.full(_CLASSES, -1, dtype=np.int64)
         self.top: Ints = np.zeros(1, dtype=np.int64)
         self.dirty: npt.NDArray[np.bool_] = np.zeros(_START_SLOTS, dtype=np.bool_)
+        self.blank: npt.NDArray[np.bool_] = np.zeros(_START_SLOTS, dtype=np.bool_)
+        """Erased, and without anything since: stored as progress alone, which the store takes as "delete"."""
         self._used: Ints = np.zeros(_START_SLOTS, dtype=np.int64)
         self._partition: Ints = np.full(_START_SLOTS, -1, dtype=np.int64)
         self._keys: list[str] = [""] * _START_SLOTS
@@ -113,6 +115,26 @@ class EntityTable:
         slots = np.fromiter(map(self.index(partition).__getitem__, keys), np.int64, len(keys))
         self._used[slots] = tick
         return slots
+
+    def erase(self, slot: int, offset: int) -> bool:
+        """Make ``slot`` an entity without a past as of the source offset ``offset``; False: it is beyond that already.
+
+        The mark of the last label stays, so that progress grows (the fence compares it).
+        """
+        base = int(self.bases[slot])
+        if self.words[base + H_EVENT] >= offset:
+            return False  # read back after a torn write: what it holds came after the erasure
+        label = int(self.words[base + H_LABEL])
+        _open_slots(self.words, self.floats, self.bases, np.array([slot], np.int64), self.plan.arrays)
+        self.words[base + H_EVENT], self.words[base + H_LABEL] = offset, label
+        self.words[base + H_PROGRESS] = (offset + 1) + (label + 1)
+        self.dirty[slot] = self.blank[slot] = True
+        return True
+
+    def touch(self, slots: Ints) -> None:
+        """Note that events or labels changed ``slots``."""
+        self.dirty[slots] = True
+        self.blank[slots] = False
 
     def put(self, partition: int, keys: Sequence[str], blobs: Sequence[bytes | None]) -> None:
         """Take over stored state (None: an entity without events), replacing what is held for these keys."""
@@ -160,6 +182,7 @@ class EntityTable:
             self.bases = np.concatenate([self.bases, np.full(old, -1, np.int64)])
             self.classes = np.concatenate([self.classes, np.zeros(old, np.int64)])
             self.dirty = np.concatenate([self.dirty, np.zeros(old, np.bool_)])
+            self.blank = np.concatenate([self.blank, np.zeros(old, np.bool_)])
             self._used = np.concatenate([self._used, np.zeros(old, np.int64)])
             self._partition = np.concatenate([self._partition, np.full(old, -1, np.int64)])
         return self._free_slots.pop()
@@ -210,6 +233,7 @@ class EntityTable:
         if len(slots) == 0:
             return []
         lengths = _lengths(self.words, self.bases, slots, self.plan.arrays)
+        lengths[self.blank[slots]] = 1
         packed = np.empty(int(lengths.sum()), dtype=np.int64)
         _gather(self.words, self.bases, slots, lengths, packed)
         data = packed.astype("<i8", copy=False).tobytes()
@@ -262,5 +286,5 @@ class EntityTable:
         self._release_block(slot)
         self._partition[slot] = -1
         self._keys[slot] = ""
-        self.dirty[slot] = False
+        self.dirty[slot] = self.blank[slot] = False
         self._free_slots.append(slot)

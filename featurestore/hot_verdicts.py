@@ -56,6 +56,7 @@ __all__ = [
     "RedisHotVerdicts",
     "VerdictPage",
     "VerdictQuery",
+    "entity_index_member",
 ]
 
 _CHUNK = 500
@@ -183,6 +184,11 @@ class RedisHotVerdicts:
             [reply] = run_scripts(self._client, self._page, [ScriptCall([key], args)])
         done, position, last_score = bool(reply[0]), reply[1].decode(), int(reply[2])
         return done, Cursor(last_score, position) if position else None, reply[3:]
+
+
+def entity_index_member(field: str, value: str) -> bytes:
+    """What follows ``entity:`` in the key of one value's index."""
+    return _entity(field, value)
 
 
 def _entity(field: str, value: str) -> bytes:

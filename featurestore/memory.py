@@ -50,7 +50,10 @@ class MemoryStateStore:
                 for entity, key, blob in flush.blobs:
                     old = held.get((entity, key))
                     if old is None or _PROGRESS.unpack_from(old) <= _PROGRESS.unpack_from(blob):
-                        held[entity, key] = bytes(blob)
+                        if len(blob) == _PROGRESS.size:
+                            held.pop((entity, key), None)
+                        else:
+                            held[entity, key] = bytes(blob)
                 self._applied[flush.partition] = flush.applied
         if fenced:
             raise StateFenced(

@@ -35,6 +35,7 @@ MAX_KEY_PART = 200
 """Characters of an encoded key part; longer values are replaced by a hash."""
 
 _APPLIED = struct.Struct("<7q")  # in the order of docs/redis-format.md
+_ERASED = struct.Struct("<qq")  # hash of entity and value, stream time
 _MODEL = struct.Struct("<qqq")  # next_offset, verdict_position, format; the blob follows
 _PLAIN = re.compile(r"[A-Za-z0-9._-]*", re.ASCII)
 _WRITTEN, _ABSENT = -1, -2
@@ -136,9 +137,10 @@ class RedisStateStore:
         progress, next_offset, stream_time, verdict_position, version, labels, until = _APPLIED.unpack_from(
             stored
         )
-        if version != FORMAT or progress != next_offset + labels:
+        erased = _erased_in(stored)
+        if erased is None or version != FORMAT or progress != next_offset + labels:
             raise self._unreadable(partition, "applied")
-        return Applied(next_offset, stream_time, verdict_position, labels, until)
+        return Applied(next_offset, stream_time, verdict_position, labels, until, erased)
 
     def load_entities(self, requests: Sequence[EntityRequest]) -> list[list[bytes | None]]:
         """Blobs in the order of requests and keys; one round trip."""
@@ -205,6 +207,9 @@ class RedisStateStore:
             applied.labels_offset,
             applied.incomplete_until,
         )
+        if applied.erased:
+            packed += struct.pack("<q", len(applied.erased))
+            packed += b"".join(_ERASED.pack(*one) for one in applied.erased)
         chunks = list(_chunks(flush.blobs)) or [[]]
         calls = []
         for i, chunk in enumerate(chunks):
@@ -269,6 +274,17 @@ class RedisStateStore:
             "one this version reads",
             remedy="start the version that wrote it, or `tidegate state reset` to rebuild it from the log",
         )
+
+
+def _erased_in(stored: bytes) -> tuple[tuple[int, int], ...] | None:
+    """The erasures behind the fixed fields of ``applied``; None when they are damaged."""
+    if len(stored) < _APPLIED.size + 8:
+        return ()
+    (count,) = struct.unpack_from("<q", stored, _APPLIED.size)
+    start = _APPLIED.size + 8
+    if count < 0 or len(stored) < start + count * _ERASED.size:
+        return None
+    return tuple(_ERASED.iter_unpack(stored[start : start + count * _ERASED.size]))
 
 
 def _chunks(blobs: Sequence[tuple[str, str, bytes]]) -> Iterator[list[tuple[str, str, bytes]]]:

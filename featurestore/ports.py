@@ -24,6 +24,7 @@ class Applied:
     labels_offset     the first offset of ``labels.joined`` that is NOT applied (0 where labels feed nothing)
     incomplete_until  the log lost events that this state should hold: until stream time reaches this (UTC
                       microseconds), features may lack some; 0 where nothing is missing
+    erased            erasures that labels to come must respect (featurestore.erased)
     """
 
     next_offset: int
@@ -31,6 +32,7 @@ class Applied:
     verdict_position: int
     labels_offset: int = 0
     incomplete_until: int = 0
+    erased: tuple[tuple[int, int], ...] = ()
 
     @property
     def progress(self) -> int:
@@ -63,7 +65,7 @@ class PartitionFlush:
     ``expected`` is what the caller believes is stored (None: nothing yet). When the store holds another
     ``progress``, nothing of ``applied`` is written and StateFenced is raised. ``blobs`` are
     (entity, key, blob) with the blob's own progress in its first 8 bytes (little-endian int64); a blob
-    whose stored progress is greater is left alone.
+    whose stored progress is greater is left alone. A blob of these 8 bytes alone deletes what is stored, likewise.
     """
 
     partition: int

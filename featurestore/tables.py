@@ -22,8 +22,9 @@ from domain.label import LabelBatch
 from domain.pipeline import LatePolicy, Pipeline, ValueFeature
 from featurestore import kernels
 from featurestore.entity_table import EntityTable
+from featurestore.erased import Erased
 from featurestore.kernels_hash import hash_numbers, hash_texts
-from featurestore.plan import L_CHANGE, L_OFFSET, L_ROW, L_SLOT, L_TIME, plan_entities
+from featurestore.plan import L_CHANGE, L_OFFSET, L_ROW, L_SLOT, L_TIME, memory_of, plan_entities
 from featurestore.ports import EntityRequest
 
 __all__ = ["Advanced", "FeatureTables"]
@@ -82,6 +83,7 @@ class FeatureTables:
         self._state_bytes = state_bytes
         self._tables = [EntityTable(plan, reserve_bytes=state_bytes or 0) for plan in plan_entities(pipeline)]
         self._held: set[int] = set()
+        self._erased: dict[int, Erased] = {}
         self._tick = 0
         self._hash_key = f"tidegate:{pipeline.name}"
         self._values = [(i, f.field) for i, f in enumerate(pipeline.features) if isinstance(f, ValueFeature)]
@@ -126,6 +128,7 @@ class FeatureTables:
     def drop(self, partition: int) -> None:
         """Forget all state of ``partition`` (revoked, or to be recovered)."""
         self._held.discard(partition)
+        self._erased.pop(partition, None)
         for table in self._tables:
             table.drop_partition(partition)
 
@@ -136,7 +139,7 @@ class FeatureTables:
         requests = []
         for table in self._tables:
             keys = batch.entities[table.plan.entity]
-            labelled = self._labelled_keys(table, labels)
+            labelled = self._labelled_keys(table, labels, self._counted(partition, table, labels))
             sources = [partition] if table.plan.is_key else range(self._partitions)
             for source in sources:
                 index = table.index(source)
@@ -234,8 +237,8 @@ class FeatureTables:
                 if row == n:
                     break
                 table.grow()
-            table.dirty[slots[action == kernels.APPLY]] = True
-            table.dirty[changes[:, L_SLOT]] = True
+            table.touch(slots[action == kernels.APPLY])
+            table.touch(changes[:, L_SLOT])
         duplicate: Bools = action == kernels.NOTHING
         if want_features:
             for column, field in self._values:
@@ -279,7 +282,37 @@ class FeatureTables:
                 )
                 if at < len(changes):
                     table.grow()
-            table.dirty[changes[:, L_SLOT]] = True
+            table.touch(changes[:, L_SLOT])
+
+    def missing_entity(self, partition: int, entity: str, key: str) -> list[EntityRequest]:
+        """State that must be loaded before :meth:`erase`."""
+        return [
+            EntityRequest(partition, entity, [key])
+            for table in self._tables
+            if table.plan.entity == entity and key not in table.index(partition)
+        ]
+
+    def erase(self, partition: int, entity: str, key: str, offset: int, stream_time: int) -> None:
+        """Forget all that events and labels below the source offset ``offset`` told of one entity.
+
+        What it named by :meth:`missing_entity` must be loaded. Labels about events not after ``stream_time`` no longer
+        count, whenever they come.
+        """
+        if self._pipeline.follows_labels:
+            self._erased.setdefault(partition, Erased()).add(entity, key, stream_time)
+        for table in self._tables:
+            if table.plan.entity == entity:
+                table.erase(table.index(partition)[key], offset)
+
+    def erased(self, partition: int, stream_time: int) -> tuple[tuple[int, int], ...]:
+        """What is remembered of erasures, to be stored with the state; only what a label can still be about."""
+        held = self._erased.get(partition)
+        return () if held is None else held.newest(stream_time - memory_of(self._pipeline))
+
+    def restore_erased(self, partition: int, stored: tuple[tuple[int, int], ...]) -> None:
+        """Take over what :meth:`erased` gave."""
+        if stored:
+            self._erased[partition] = Erased(stored)
 
     def set_results(
         self, partition: int, keys: Sequence[str], offsets: Ints, scores: Floats, decisions: Ints
@@ -342,13 +375,25 @@ class FeatureTables:
             table.dirty[table.dirty_slots(partition)] = False
         self.evict()
 
-    @staticmethod
-    def _labelled_keys(table: EntityTable, labels: LabelBatch | None) -> list[str]:
-        """Entities of one kind whose state ``labels`` change."""
+    def _counted(self, partition: int, table: EntityTable, labels: LabelBatch | None) -> Ints:
+        """Rows of ``labels`` that change state of one kind: not those about events from before an erasure."""
         if labels is None or not table.plan.label_fed:
+            return _NO_ROWS
+        counted = np.flatnonzero(labels.change)
+        erased = self._erased.get(partition)
+        if erased is None or not len(erased):
+            return counted
+        keys, times = labels.entities[table.plan.entity], labels.times
+        kept = [i for i in counted.tolist() if not erased.covers(table.plan.entity, keys[i], int(times[i]))]
+        return np.array(kept, dtype=np.int64)
+
+    @staticmethod
+    def _labelled_keys(table: EntityTable, labels: LabelBatch | None, counted: Ints) -> list[str]:
+        """Entities of one kind whose state the rows ``counted`` of ``labels`` change."""
+        if labels is None or not len(counted):
             return []
         keys = labels.entities[table.plan.entity]
-        return [keys[i] for i in np.flatnonzero(labels.change).tolist()]
+        return [keys[i] for i in counted.tolist()]
 
     def _label_rows(
         self, partition: int, table: EntityTable, labels: LabelBatch | None, applied: Ints
@@ -356,9 +401,9 @@ class FeatureTables:
         """The label changes that concern one table, int64[m, 5] (the ``L_`` columns of featurestore.plan)."""
         if labels is None or not table.plan.label_fed:
             return _NO_LABELS
-        counted = np.flatnonzero(labels.change)
+        counted = self._counted(partition, table, labels)
         rows: Ints = np.empty((len(counted), 5), dtype=np.int64)
-        rows[:, L_SLOT] = table.slots_of(partition, self._labelled_keys(table, labels), self._tick)
+        rows[:, L_SLOT] = table.slots_of(partition, self._labelled_keys(table, labels, counted), self._tick)
         rows[:, L_TIME] = labels.times[counted]
         rows[:, L_OFFSET] = labels.offsets[counted]
         rows[:, L_CHANGE] = labels.change[counted]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from lifecycle.audit import GENESIS, AuditRecord, Broken, chained, verify
+from lifecycle.audit import GENESIS, AuditHead, AuditRecord, Broken, chained, verify
 from lifecycle.database import Database
 from lifecycle.registry_tables import audit, registries
 
@@ -102,9 +102,18 @@ class AuditTrail:
             query = query.where(audit.c.number < before)
         return [_record(row) for row in connection.execute(query)]
 
-    def verify(self, connection: Connection) -> Broken | None:
-        """The first record that is not what it should be."""
-        return verify(self._all(connection), self._head(connection))
+    def head(self, connection: Connection, *, now: int) -> AuditHead:
+        """Number and hash of the newest record (0 and GENESIS without any), as of ``now`` (UTC microseconds)."""
+        number, digest = self._head(connection)
+        return AuditHead(pipeline=self._pipeline, number=number, hash=digest, at=now)
+
+    def records(self, connection: Connection) -> Iterator[AuditRecord]:
+        """All records, oldest first, a page at a time."""
+        return self._all(connection)
+
+    def verify(self, connection: Connection, exported: Sequence[AuditHead] = ()) -> Broken | None:
+        """The first record that is not what it should be, or not what ``exported`` heads say it was."""
+        return verify(self._all(connection), self._head(connection), exported)
 
     def _head(self, connection: Connection) -> tuple[int, str]:
         row = connection.execute(select(registries).where(self._my_head)).one_or_none()

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from domain.batch import EventBatch, Floats, Ints
+from domain.erasure import Erasure
 from domain.label import LabelBatch
 from domain.pipeline import Pipeline
 from featurestore.tables import Advanced
@@ -37,6 +38,10 @@ class Engine(Protocol):
 
     def advance(self, batch: EventBatch, labels: LabelBatch | None = None) -> Advanced:
         """Move feature state on over a batch and the labels that become known in it."""
+        ...
+
+    def erase(self, erasure: Erasure, offset: int) -> None:
+        """Forget an entity, as the record at ``offset`` of the events says."""
         ...
 
 

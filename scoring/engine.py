@@ -16,6 +16,7 @@ from detectors.arrays import Arrays, child, merge, pack, unpack
 from detectors.ensemble import Ensemble, EnsembleOutput
 from detectors.lessons import Lesson
 from domain.batch import EventBatch, Floats, Ints
+from domain.erasure import Erasure
 from domain.label import LabelBatch
 from domain.pipeline import Pipeline
 from domain.verdict import Flag, Reason
@@ -221,6 +222,16 @@ class PartitionScorer:
         self.labels_offset = int(labels.offsets[-1]) + 1
         if teach:
             self.note_labels(labels)
+
+    def erasure_requests(self, erasure: Erasure) -> list[EntityRequest]:
+        """State to load into the tables before ``erase(erasure, offset, loaded=True)``."""
+        return self.tables.missing_entity(self.partition, erasure.entity, erasure.value)
+
+    def erase(self, erasure: Erasure, offset: int, *, loaded: bool = False) -> None:
+        """Forget the entity's state of this partition: ``erasure`` is the record at source offset ``offset``."""
+        if not loaded:
+            self._load(self.erasure_requests(erasure))
+        self.tables.erase(self.partition, erasure.entity, erasure.value, offset, self.stream_time)
 
     def note_labels(self, labels: LabelBatch) -> None:
         """Teach the ensemble labels that became known before the next event."""

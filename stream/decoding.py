@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from domain.codec import DecodedEvent, EventCodec
+from domain.erasure import CONTROL_ERASE, Erasure
 from domain.errors import EventRejected, Reject
+from stream.topics import HEADER_CONTROL
 
-__all__ = ["Decoded", "decode_messages"]
+__all__ = ["Decoded", "cut_at_erasures", "decode_messages", "erasure_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,30 @@ class Decoded:
     events: list[DecodedEvent]
     accepted: list[int]
     rejected: list[tuple[int, EventRejected]]
+
+
+def erasure_of(codec: EventCodec, message: Any) -> Erasure | None:
+    """The erasure that a record of ``events`` is, None when it is none that we signed."""
+    headers = message.headers()
+    if not headers or (HEADER_CONTROL, CONTROL_ERASE) not in headers:
+        return None
+    return codec.erasures.decode(message.value() or b"", message.partition())
+
+
+def cut_at_erasures(codec: EventCodec, messages: list[Any]) -> list[tuple[list[Any], Erasure | None]]:
+    """``messages`` in their order, as pieces: many with events (and None), or one that is an erasure."""
+    pieces: list[tuple[list[Any], Erasure | None]] = []
+    start = 0
+    for at, message in enumerate(messages):
+        erasure = erasure_of(codec, message)
+        if erasure is not None:
+            if start < at:
+                pieces.append((messages[start:at], None))
+            pieces.append(([message], erasure))
+            start = at + 1
+    if start < len(messages):
+        pieces.append((messages[start:], None))
+    return pieces
 
 
 def decode_messages(codec: EventCodec, messages: list[Any]) -> Decoded:

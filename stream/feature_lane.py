@@ -21,7 +21,7 @@ from domain.pipeline import Pipeline
 from domain.verdict import Flag, Source
 from featurestore.tables import Advanced
 from lifecycle.features_export import Engine
-from stream.decoding import decode_messages
+from stream.decoding import decode_messages, erasure_of
 
 __all__ = ["Lane", "Logs", "Piece", "Records", "Tally", "one_by_one", "side_by_side"]
 
@@ -184,6 +184,15 @@ class Lane:
         messages: list[Any] = []
         events, reached = self._logs.events, self._last_verdict
         while (message := events.peek(self.partition)) is not None and message.offset() <= reached:
+            erasure = erasure_of(self._codec, message)
+            if erasure is not None and messages:
+                # what was read is advanced first: the engine stands at the erasure when it is met again
+                reached = messages[-1].offset()
+                break
+            if erasure is not None:
+                self._engine.erase(erasure, message.offset())
+                events.take(self.partition)
+                continue
             if len(messages) == CHUNK:
                 reached = messages[-1].offset()
                 break

@@ -10,12 +10,13 @@ import numpy as np
 from confluent_kafka import TopicPartition
 
 from domain.batch import EventBatch
+from domain.erasure import Erasure
 from domain.errors import StateFenced, StoreUnavailable
 from featurestore.ports import EntityRequest
 from featurestore.tables import FeatureTables
 from scoring.scored import ScoredBatch
 from stream.dead_letters import dead_letter, reply_body
-from stream.decoding import Decoded, decode_messages
+from stream.decoding import Decoded, cut_at_erasures, decode_messages
 from stream.label_feed import CHUNK, DueLabels, LabelFeed
 from stream.outbox import Headers, Outgoing
 from stream.takeover import write_note
@@ -31,11 +32,12 @@ MAX_TAG_BYTES = 128
 
 @dataclass(slots=True)
 class Part:
-    """The records of one partition, and what was decoded of them."""
+    """The records of one partition, and what was decoded of them; or one record that is an ``erasure``."""
 
     task: PartitionTask
     messages: list[Any]
     decoded: Decoded
+    erasure: Erasure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,13 @@ class MicroBatcher:
         self._reply_partitions = reply_partitions
         self._others: dict[int, int] = {}
 
-    def decode(self, messages: list[Any], tasks: Mapping[int, PartitionTask]) -> list[Part]:
+    def cut(self, messages: list[Any]) -> list[tuple[list[Any], Erasure | None]]:
+        """``messages`` as pieces, each to be a micro-batch: an erasure is one of its own."""
+        return cut_at_erasures(self._parts.codec, messages)
+
+    def decode(
+        self, messages: list[Any], tasks: Mapping[int, PartitionTask], erasure: Erasure | None = None
+    ) -> list[Part]:
         """Records of held partitions that memory has not scored yet, decoded."""
         started = self._parts.clock.monotonic()
         by_partition: dict[int, list[Any]] = {}
@@ -83,7 +91,9 @@ class MicroBatcher:
                 continue  # revoked between fetch and now; its new owner reads them
             # after a seek, records fetched before it may still come out of the queue
             fresh = [m for m in records if m.offset() >= task.scored_offset]
-            if fresh:
+            if fresh and erasure is not None:
+                parts.append(Part(task, fresh, Decoded([], [], []), erasure))
+            elif fresh:
                 parts.append(Part(task, fresh, decode_messages(self._parts.codec, fresh)))
         self._parts.metrics.stage_seconds.labels("decode").inc(self._parts.clock.monotonic() - started)
         return parts
@@ -104,6 +114,8 @@ class MicroBatcher:
             due = self._due(part.task, batch, tasks)
             batches.append((batch, due))
             requests += part.task.scorer.requests(batch, None if due is None else due.labels)
+            if part.erasure is not None:
+                requests += part.task.scorer.erasure_requests(part.erasure)
         decoded_at = clock.monotonic()
         # nothing has changed yet: when the store is away, the batch is simply read again
         self._load(requests, tasks)
@@ -116,6 +128,9 @@ class MicroBatcher:
             end = part.messages[-1].offset() + 1
             part.task.scored_offset = end
             offsets.append(TopicPartition(self._topics.events, part.task.partition, end, note))
+            if part.erasure is not None:
+                part.task.scorer.erase(part.erasure, end - 1, loaded=True)
+                metrics.erasures.inc()
             if len(batch):
                 scored = part.task.scorer.process(
                     batch,
@@ -227,7 +242,7 @@ class MicroBatcher:
         verdicts = encoder.verdicts(scored, partition=partition, scored_at=now)
         encode = encoder.encode
         values = [encode(verdict) for verdict in verdicts]
-        keys = [part.messages[i].key() for i in part.decoded.accepted]
+        keys = self._keys(part, scored)
         plain: list[tuple[bytes | None, bytes]] = list(zip(keys, values, strict=True))
         outgoing.verdicts[partition] = plain
         for row, index in enumerate(part.decoded.accepted):
@@ -238,6 +253,13 @@ class MicroBatcher:
             headers = part.messages[part.decoded.accepted[row]].headers()
             alert = encode(encoder.alert(verdicts[row], encoder.amount(scored, row)))
             outgoing.others.append((self._topics.alerts, -1, keys[row], alert, _trace(headers)))
+
+    def _keys(self, part: Part, scored: ScoredBatch) -> list[bytes | None]:
+        """Keys of verdicts and alerts: the events', or the keyed hashes of these where the key field is sensitive."""
+        event = self._parts.pipeline.event
+        if event.field(event.key).sensitive:
+            return [text.encode() for text in scored.batch.entities[event.key]]
+        return [part.messages[i].key() for i in part.decoded.accepted]
 
     def _write_dead_letters(self, part: Part, outgoing: Outgoing) -> None:
         for index, why in part.decoded.rejected:

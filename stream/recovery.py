@@ -32,7 +32,7 @@ from featurestore.plan import memory_of
 from featurestore.ports import Applied, StateStore
 from scoring.engine import PartitionScorer
 from scoring.models_in_use import OWN
-from stream.decoding import decode_messages
+from stream.decoding import cut_at_erasures, decode_messages
 from stream.kafka import KafkaConnection
 from stream.takeover import Patience, end_transactions_of
 from stream.topics import Topics
@@ -159,6 +159,7 @@ class Recovery:
             learn_from = 0 if snapshot is None else snapshot.next_offset
             if applied is not None:
                 scorer.stream_time = applied.stream_time
+                scorer.tables.restore_erased(partition, applied.erased)
             lost = labels_lost or start < first or (applied is None and committed is not None and first > 0)
             positions = [first_verdict if s is None else s.verdict_position for s in (applied, snapshot)]
             verdicts = _Verdicts(
@@ -265,6 +266,17 @@ class Recovery:
             reader.close()
 
     def _rebuild(self, scorer: PartitionScorer, messages: list[Any], known: list[CommittedVerdict]) -> int:
+        rebuilt = 0
+        for piece, erasure in cut_at_erasures(self._codec, messages):
+            if erasure is None:
+                rebuilt += self._rebuild_events(scorer, piece, known)
+            else:
+                scorer.erase(erasure, piece[0].offset())
+        return rebuilt
+
+    def _rebuild_events(
+        self, scorer: PartitionScorer, messages: list[Any], known: list[CommittedVerdict]
+    ) -> int:
         decoded = decode_messages(self._codec, messages)
         if not decoded.events:
             return 0

@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from domain.erasure import Erasure
 from domain.errors import Fatal, Retriable, StateFenced, StoreUnavailable
 from domain.label_codec import LabelCodec
 from featurestore.tables import FeatureTables
@@ -122,7 +123,8 @@ class Session:
                 self._follow_rules()
                 messages = self._poll()
                 if messages:
-                    self._handle(messages)
+                    for piece, erasure in self._batcher.cut(messages):
+                        self._handle(piece, erasure)
                 elif (away := self._settle()) is not None:
                     raise away
                 else:
@@ -204,8 +206,8 @@ class Session:
                 log.warning("reading events", error=str(error))
         return good
 
-    def _handle(self, messages: list[Any]) -> None:
-        parts = self._batcher.decode(messages, self._tasks)
+    def _handle(self, messages: list[Any], erasure: Erasure | None) -> None:
+        parts = self._batcher.decode(messages, self._tasks, erasure)
         if not parts:
             return
         with self._settled_when_fenced():

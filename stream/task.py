@@ -85,6 +85,7 @@ class PartitionTask:
             self.verdict_position,
             self.scored_labels,
             self.incomplete_until if self.incomplete else 0,
+            self.scorer.tables.erased(self.partition, self.scorer.stream_time),
         )
         self.captured = True
         return PartitionFlush(

@@ -19,6 +19,7 @@ from domain.errors import Fatal, ServiceMissing
 
 __all__ = [
     "DEAD_LETTER_ROOM",
+    "HEADER_CONTROL",
     "HEADER_REJECTED",
     "HEADER_REPLY_PARTITION",
     "HEADER_REQUEST_ID",
@@ -40,6 +41,8 @@ HEADER_REPLY_PARTITION = "tidegate-reply-partition"
 """On an event: the partition of ``replies`` to answer in, decimal text."""
 HEADER_REJECTED = "tidegate-rejected"
 """On a reply: the reason code, when the event became a dead letter instead of a verdict."""
+HEADER_CONTROL = "tidegate-control"
+"""On a record of ``events`` that is none: ``erase`` (domain.erasure)."""
 HEADER_TRACEPARENT = "traceparent"
 """W3C Trace Context, passed through unchanged."""
 

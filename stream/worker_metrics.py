@@ -70,6 +70,7 @@ class WorkerMetrics:
         self.verdicts = Counter("tidegate_verdicts", "Committed verdicts", ["decision"], registry=r)
         self.flagged = Counter("tidegate_flagged", "Committed verdicts with a flag", ["flag"], registry=r)
         self.dead_letters = Counter("tidegate_dead_letters", "Dead letters", ["reason"], registry=r)
+        self.erasures = Counter("tidegate_erasures", "Erasures of entities carried out", registry=r)
         self.labels = Counter("tidegate_labels", "Label changes counted in features", registry=r)
         self.abstentions = Counter(
             "tidegate_abstentions", "Rows for which a detector gave no score", ["detector"], registry=r

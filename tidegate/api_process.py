@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 
@@ -21,6 +22,7 @@ from featurestore.online import RedisStateStore
 from featurestore.reaching_verdicts import ReachingVerdicts
 from featurestore.redis_client import connect
 from featurestore.worker_reports import WorkerReports
+from lifecycle.audit_trail import AuditTrail
 from lifecycle.registry import ModelRegistry
 from lifecycle.registry_sql import SqlModelRegistry
 from lifecycle.webhook_store import WebhookStore
@@ -28,14 +30,19 @@ from scoring.dry_run import StateDryRunner
 from scoring.models_in_use import ModelsInUse
 from scoring.rules_in_use import RulesInUse
 from scoring.verdicts import VerdictEncoder
+from stream.audit_topic import HeadExporter
+from stream.erasure_log import ErasureLog
 from stream.feed import KafkaVerdictFeed
 from stream.gateway import KafkaScoreGateway
 from stream.label_gateway import KafkaLabelSink
+from stream.log_identity import log_identity
 from stream.models_follower import ModelsFollower
 from stream.models_topic import publish
 from stream.rules_follower import RulesFollower
 from stream.topics import Topics, partition_of, partitions_of
 from tidegate.entrance import entrance_of
+from tidegate.erasures import Eraser
+from tidegate.keeper import Keeper, head_chore
 from tidegate.loading import load
 from tidegate.model_registry import DatabaseWhenNeeded
 from tidegate.offline import offline_store
@@ -88,12 +95,30 @@ def api(settings: Settings, stop: threading.Event, *, ready: Callable[[int], Non
     def webhooks() -> WebhookStore:
         return WebhookStore(database(), pipeline.name, SystemClock(), box)
 
+    exporter = HeadExporter(settings.kafka(), pipeline.name, f"tidegate-api-{settings.worker_id}-audit")
+    eraser = Eraser(
+        database=database,
+        pipeline=pipeline.name,
+        events=ErasureLog(
+            settings.kafka(), pipeline.name, codec.erasures, f"tidegate-api-{settings.worker_id}-erasures"
+        ),
+        state=RedisStateStore(client, pipeline.name),
+        client=client,
+        offline=offline_store(settings, pipeline),
+        log_of_verdicts=lambda: log_identity(admin, topics.verdicts),
+        clock=SystemClock(),
+    )
+    head = head_chore(database, AuditTrail(pipeline.name), exporter, SystemClock())
+    keeper = Keeper({"erasures": eraser, "audit head": head})
+
     async def start() -> None:
+        keeper.start()
         await gateway.start()
         await feed.start()
         await labels.start()
 
     async def close() -> None:
+        await asyncio.to_thread(keeper.close)
         await labels.close()
         await feed.close()
         await gateway.close()

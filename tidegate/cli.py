@@ -40,6 +40,7 @@ COMMANDS = {
     "dlq": ("dlq:app", "Dead letters: input that could not be scored."),
     "features": ("features:app", "Features as live scoring had them."),
     "labels": ("labels:app", "Labels: what events turned out to be."),
+    "audit": ("audit:app", "Who changed what, and whether anybody changed that afterwards."),
     "models": ("models:app", "Trained models: which there are, and which decide."),
     "keys": ("keys:app", "API keys: who may ask the API for what."),
     "cases": ("cases:app", "Review cases: alerts that people decide."),

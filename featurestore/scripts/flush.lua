@@ -24,7 +24,12 @@ for i = 2, #KEYS do
   local blob = ARGV[i + 2]
   local head = redis.call('GETRANGE', KEYS[i], 0, 7)
   if #head < 8 or struct.unpack('<i8', head) <= struct.unpack('<i8', blob) then
-    redis.call('SET', KEYS[i], blob)
+    -- nothing but its progress: an erased entity
+    if #blob == 8 then
+      redis.call('DEL', KEYS[i])
+    else
+      redis.call('SET', KEYS[i], blob)
+    end
   end
 end
 if ARGV[3] ~= '' then

@@ -37,7 +37,7 @@ AWKWARD_KEYS = [
 ]
 
 
-def blob(progress: int, content: bytes = b"") -> bytes:
+def blob(progress: int, content: bytes = b"anything") -> bytes:
     """A blob as the store sees it: how far it is, then anything."""
     return struct.pack("<q", progress) + content
 
@@ -230,6 +230,26 @@ class StateStoreContract:
         assert seen == [snapshots[0], snapshots[1], snapshots[1], snapshots[3]]
         assert store.load_model(1) is None
         assert store.load_applied(0) is None
+
+    def test_progress_alone_deletes_what_is_not_newer(self, store: StateStore) -> None:
+        store.flush([flush_of(None, A10, *(("account", key, blob(9)) for key in "abc"))])
+        newer = flush_of(A10, A20, ("account", "a", blob(19, b"")), ("account", "c", blob(300)))
+        store.flush([newer])
+        assert [read(store, "account", key) for key in "abc"] == [None, blob(9), blob(300)]
+        store.flush([newer])
+        # nobody is brought back by a late writer, and nothing newer goes
+        with pytest.raises(StateFenced):
+            store.flush([flush_of(A10, Applied(15, 1_000, 5), ("account", "a", blob(14)))])
+        store.flush([flush_of(A20, A30, ("account", "c", blob(29, b"")), ("account", "x", blob(29, b"")))])
+        assert [read(store, "account", key) for key in "abcx"] == [None, blob(9), blob(300), None]
+
+    def test_erasures_are_kept_with_how_far_state_is(self, store: StateStore) -> None:
+        erased = tuple((hash_, number) for number, hash_ in enumerate((-(2**63), -1, 0, 2**63 - 1)))
+        with_erased = Applied(10, 1_000, 5, erased=erased)
+        store.flush([flush_of(None, with_erased, ("account", "a", blob(9)))])
+        assert store.load_applied(0) == with_erased
+        store.flush([flush_of(with_erased, A20)])
+        assert store.load_applied(0) == A20
 
     def test_reset_removes_one_partition_only(self, store: StateStore) -> None:
         partitions = (1, 10, 11)

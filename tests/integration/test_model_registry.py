@@ -16,10 +16,15 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
-import lifecycle.case_tables  # noqa: F401  # its tables belong to the metadata
 from domain.clock import SystemClock
 from domain.errors import Fatal, RegistryConflict, RegistryUnavailable
-from lifecycle import key_tables, rule_tables  # noqa: F401  # every table of ours is in metadata
+from lifecycle import (  # noqa: F401  # every table of ours is in metadata
+    case_tables,
+    erasure_tables,
+    key_tables,
+    rule_tables,
+    webhook_tables,
+)
 from lifecycle.audit import AuditRecord
 from lifecycle.database import Database
 from lifecycle.registry import RegistryState

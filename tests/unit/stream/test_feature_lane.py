@@ -51,6 +51,9 @@ class Record:
     def key(self) -> bytes | None:
         return self.key_
 
+    def headers(self) -> None:
+        """It is no control record."""
+
     def offset(self) -> int:
         return self.offset_
 
