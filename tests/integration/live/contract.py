@@ -71,7 +71,7 @@ def ask_everything(url: str, *, covering: int, fuzzing: int, patience: float) ->
 
 
 def _modes(operation: Any) -> list[GenerationMode]:
-    """Random requests cost seconds to set up, so: of all kinds where there is a body, valid ones of a few parameters."""
+    """Random requests cost seconds to set up, so: of both kinds where there is a body, else valid ones."""
     if operation.body:
         return list(GenerationMode)
     return [GenerationMode.POSITIVE] if list(operation.iter_parameters()) else []
