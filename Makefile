@@ -7,7 +7,7 @@ RUN := $(UV) run --no-sync
 PYTEST := $(RUN) pytest -p no:randomly --durations=10
 SUITES := tests/unit tests/contract tests/integration tests/system
 
-.PHONY: help setup packages demo test test-unit test-compose up check bench-kernels bench-throughput bench-quality bench-drift loop chaos chaos-selftest
+.PHONY: help setup packages demo test test-unit test-compose up check bench-kernels bench-throughput bench-quality bench-drift bench-api loop chaos chaos-selftest
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -65,3 +65,6 @@ bench-quality: packages ## detection quality beside published numbers, over five
 
 bench-drift: packages ## drift monitors: detection delay against false alarms, beside a dummy; ten minutes
 	$(RUN) python -m benchmarks.drift
+
+bench-api: setup ## p50 and p99 of the API over real HTTP at 200 requests a second, with Kafka, Redis and a worker
+	$(RUN) python -m benchmarks.api --out benchmarks/results/api.json

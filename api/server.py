@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from api.protocol import bounded
 from domain.errors import ServiceMissing
 
-__all__ = ["serve"]
+__all__ = ["listening", "serve"]
 
 _STOP_SECONDS = 0.1
 """How often to look whether we shall stop."""
@@ -42,22 +42,31 @@ def serve(
     ServiceMissing when the address can not be bound or the application does not start. Who may ask is the
     application's business (tidegate.entrance refuses a ``host`` off loopback without authentication).
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol must be named: asyncio turns Nagle's algorithm off for such sockets only, and with it every answer
-    # (head and body are two writes) would wait 40 ms for the client's delayed acknowledgement.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener = listening(host, port)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-        except OSError as error:
-            raise ServiceMissing(
-                f"can not listen on {host}:{port}: {error.strerror}",
-                remedy="choose another port, or end the program that has it",
-            ) from error
         asyncio.run(_run(app, listener, stop, ready, grace_s))
     finally:
         listener.close()
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket bound to ``host`` and ``port``. Raises ServiceMissing when that can not be.
+
+    It names its protocol: asyncio turns Nagle's algorithm off for connections of such sockets only, and with it every
+    answer (head and body are two writes) would wait 40 ms for the client's delayed acknowledgement.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ServiceMissing(
+            f"can not listen on {host}:{port}: {error.strerror}",
+            remedy="choose another port, or end the program that has it",
+        ) from error
+    return listener
 
 
 async def _run(

@@ -7,7 +7,7 @@ ID=${1:-t-$(date +%s)}
 
 call() { # curl that fails on errors, yet shows their problem details
     curl --silent --show-error --fail-with-body --max-time 40 \
-        ${TIDEGATE_KEY:+--header "Authorization: Bearer $TIDEGATE_KEY"} "$@"
+        ${TIDEGATE_KEY:+--header "Authorization: Bearer $TIDEGATE_KEY"} "$@" || { echo; return 1; }
     echo
 }
 

@@ -35,6 +35,7 @@ _CHECKS = [
 ]
 Case = schemathesis.Case[Any]
 _DEADLINE = "deadline_ms"
+_CUT = 3
 
 
 @dataclass
@@ -65,9 +66,16 @@ def ask_everything(url: str, *, covering: int, fuzzing: int, patience: float) ->
 
             for case in _spread(document, operation, covering):
                 one(case)
-            for mode in GenerationMode if fuzzing else ():
+            for mode in _modes(operation) if fuzzing else ():
                 _fuzz(operation, mode, fuzzing, one)
     return asked
+
+
+def _modes(operation: Any) -> list[GenerationMode]:
+    """Random requests cost seconds to set up, so: of both kinds where there is a body, else valid ones."""
+    if operation.body:
+        return list(GenerationMode)
+    return [GenerationMode.POSITIVE] if list(operation.iter_parameters()) else []
 
 
 def _spread(document: Any, operation: Any, most: int) -> Iterator[Case]:
@@ -98,7 +106,7 @@ def _fuzz(operation: Any, mode: GenerationMode, examples: int, one: Any) -> None
     try:
         run()
     except Unsatisfiable:
-        # an operation without parameters can not be asked wrongly
+        # there may be nothing that can be asked wrongly
         assert mode is GenerationMode.NEGATIVE, operation.label
 
 
@@ -108,20 +116,15 @@ def _ask(client: httpx.Client, url: str, case: Case, patience: float) -> tuple[i
         # a verdict within a millisecond is the caller's to hope for; 503 is then the documented answer
         case.query[_DEADLINE] = "30000"
     request = case.as_transport_kwargs(url)
-    again = time.monotonic() + patience
+    again, cut = time.monotonic() + patience, 0
     while True:
-        with client.stream(
-            request["method"],
-            request["url"],
-            params=request.get("params"),
-            headers=dict(request["headers"]),
-            cookies=None,
-            content=request.get("data"),
-            json=request.get("json"),
-        ) as answer:
-            endless = answer.headers.get("content-type", "").startswith("text/event-stream")
-            if not endless:
-                answer.read()
+        try:
+            answer, endless = _answered(client, request)
+        except httpx.TransportError as error:
+            # whoever is refused may find the connection closed under what it still sends, but not each time
+            if (cut := cut + 1) > _CUT:
+                return 0, [f"{case.operation.label}: {request['url']}: {error!r}"]
+            continue
         if answer.status_code == 503 and "retry-after" in answer.headers and time.monotonic() < again:
             time.sleep(float(answer.headers["retry-after"]))
             continue
@@ -140,6 +143,22 @@ def _ask(client: httpx.Client, url: str, case: Case, patience: float) -> tuple[i
     except Failure as failure:
         return answer.status_code, [_told(case, request, answer, failure)]
     return answer.status_code, []
+
+
+def _answered(client: httpx.Client, request: dict[str, Any]) -> tuple[httpx.Response, bool]:
+    """The answer, and whether it is a stream without end (which is not read)."""
+    with client.stream(
+        request["method"],
+        request["url"],
+        params=request.get("params"),
+        headers=dict(request["headers"]),
+        content=request.get("data"),
+        json=request.get("json"),
+    ) as answer:
+        endless = answer.headers.get("content-type", "").startswith("text/event-stream")
+        if not endless:
+            answer.read()
+    return answer, endless
 
 
 def _told(case: Case, request: dict[str, Any], answer: httpx.Response, why: object) -> str:

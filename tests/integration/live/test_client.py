@@ -18,10 +18,10 @@ pytestmark = [pytest.mark.kafka, pytest.mark.redis]
 
 def event(ident: str, **more: Any) -> dict[str, Any]:
     return {
-        "id": ident,
-        "at": "2026-01-01T00:00:00Z",
-        "account": "4929",
-        "shop": "s1",
+        "transaction_id": ident,
+        "event_time": "2026-01-01T00:00:00Z",
+        "account_id": "4929",
+        "merchant_id": "s1",
         "amount": 12.5,
         **more,
     }
