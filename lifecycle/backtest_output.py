@@ -15,12 +15,12 @@ from domain.batch import Floats, Ints
 from domain.pipeline import Pipeline
 from domain.verdict import DECISIONS
 from lifecycle.parquet_file import WholeParquet, moments, numbers
-from scoring.scored import ScoredBatch, flags_of
+from scoring.scored import FLAG_BITS, ScoredBatch, flags_of
 
 __all__ = ["VerdictFile", "read_feature", "read_row_numbers", "read_sample"]
 
 _DECISIONS = pa.array([str(d) for d in DECISIONS])
-_FLAGS = [",".join(flags_of(mask)) for mask in range(64)]
+_FLAGS = [",".join(flags_of(mask)) for mask in range(2 ** len(FLAG_BITS))]
 
 
 class VerdictFile:

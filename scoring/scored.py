@@ -27,7 +27,7 @@ FLAG_BITS: Mapping[Flag, int] = {
 }
 """Bit of each flag in ``ScoredBatch.flags``."""
 
-_FLAG_LISTS = [[flag for flag, bit in FLAG_BITS.items() if mask & bit] for mask in range(256)]
+_FLAG_LISTS = [[flag for flag, bit in FLAG_BITS.items() if mask & bit] for mask in range(2 ** len(FLAG_BITS))]
 
 
 def flags_of(mask: int) -> list[Flag]:
