@@ -63,9 +63,11 @@ class KeyRing:
             left = self._reading_since + self._known_seconds - asyncio.get_running_loop().time()
             if left > 0:
                 await asyncio.wait({reading}, timeout=left)
-        if self._age(self._read_at) > GRACE_SECONDS:
+        found, age = self._keys.get(key_id), self._age(self._read_at)
+        # somebody unknown may have got their key since then
+        if age > (LATE_SECONDS if found is None else GRACE_SECONDS):
             raise Retriable("the database of keys does not answer", remedy="start it; see /readyz")
-        return self._keys.get(key_id)
+        return found
 
     def forget(self) -> None:
         """Read again before the next key is looked for: one was made or revoked here."""

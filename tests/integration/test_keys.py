@@ -81,16 +81,17 @@ def test_a_key_opens_until_it_is_revoked(url: str) -> None:
         eventually("the old one is not", lambda: status(made["secret"]) == 401)
         assert status(successor["secret"]) == 200
 
-        # made over HTTP: known at once
+        # made over HTTP
         wanted = {"name": "a", "scopes": ["verdicts:read"], "reason": "x"}
         answer = client.post("/v1/keys", json=wanted, headers=bearer(root))
         assert answer.status_code == 201, answer.text
-        assert status(answer.json()["secret"]) == 200
+        made_here = answer.json()["secret"]
+        eventually("the key made here is known", lambda: status(made_here) == 200)
         gone = client.post(
             f"/v1/keys/{answer.json()['key']['id']}:revoke", json={"reason": "x"}, headers=bearer(root)
         )
         assert gone.status_code == 200
-        assert status(answer.json()["secret"]) == 401
+        eventually("the key revoked here is not", lambda: status(made_here) == 401)
         assert client.get("/v1/verdicts").status_code == 401
 
 
@@ -99,11 +100,20 @@ def test_a_key_of_another_tenant_in_the_same_database_opens_no_route(url: str) -
     ours = keys("create", "ours", "--role", "admin")["secret"]
     tried = 0
     with opened(url) as client:
+
+        def refused(method: str, path: str) -> None:
+            def code() -> str:
+                found: str = client.request(method, path, headers=bearer(others)).json()["code"]
+                # 503: this machine was too busy to ask the database in time
+                assert found in {"unauthenticated", "unavailable"}, path
+                return found
+
+            eventually("it is refused", lambda: code() == "unauthenticated")
+
         for route in routes_of(create_app(World().deps).routes):
             if needed(route) is not None:
                 for method, path in requests(route):
-                    answer = client.request(method, path, headers=bearer(others))
-                    assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated"), path
+                    refused(method, path)
                     tried += 1
         assert tried >= 17
         mine = client.get("/v1/keys", headers=bearer(ours)).json()["keys"]

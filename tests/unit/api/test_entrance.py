@@ -141,6 +141,8 @@ async def test_while_the_database_is_away_known_keys_go_on_for_a_time(world: Wor
         assert (await score(client, key)).status_code == 200
         reads = gate.reads
         assert (await score(client, key)).status_code == 200
+        # a stranger may have got a key meanwhile
+        assert (await score(client, new_key())).status_code == 503
         assert gate.reads == reads
         world.clock.advance(2)
         assert (await score(client, key)).status_code == 503
