@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +66,7 @@ class Desk:
 
 
 @pytest.fixture
-def desk(kafka: str, topic_prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+def desk(kafka: str, topic_prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     text = PIPELINE.read_text().replace("pipeline: small", f"pipeline: {topic_prefix}")
     (tmp_path / "pipeline.yaml").write_text(text)
     (tmp_path / "rules.yaml").write_text(RULES)
