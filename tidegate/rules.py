@@ -6,12 +6,14 @@ from pathlib import Path
 
 from domain.clock import SystemClock
 from domain.codec import EventCodec
+from domain.errors import RuleProblem, RulesInvalid
 from domain.pipeline import Pipeline
 from domain.rule_records import Rule, RuleSet, Typology
 from lifecycle.database import Database
 from lifecycle.list_store import SqlListStore
 from lifecycle.rule_changes import read_rules_file, rule_store
 from lifecycle.rule_trial import RulesTrial, TrialReport
+from scoring.rules import compile_rules
 from stream.lists_follower import ListsFollower
 from stream.lists_topic import publish_lists
 from stream.recent_verdicts import try_on_recent
@@ -53,11 +55,25 @@ def try_rules(settings: Settings, pipeline: Pipeline, rules: RuleSet, last: int)
 
 
 def first_rules(pipeline: Pipeline, file: Path) -> tuple[tuple[Rule, ...], tuple[Typology, ...]]:
-    """The rules that the pipeline's ``file`` names to begin with. Raises RulesInvalid."""
+    """The rules that the pipeline's ``file`` names to begin with; all can be run. Raises RulesInvalid."""
     rules: list[Rule] = []
     typologies: list[Typology] = []
     for name in pipeline.rules:
         some, kinds = read_rules_file(file.parent / name)
         rules += some
         typologies += kinds
-    return tuple(rules), tuple(typologies)
+    ids = [rule.id for rule in rules] + [kind.id for kind in typologies]
+    twice = sorted({one for one in ids if ids.count(one) > 1})
+    if twice:
+        problems = (RuleProblem(one, "id", "stands in two files.", "Give each its own id.") for one in twice)
+        raise RulesInvalid(", ".join(pipeline.rules), tuple(problems))
+    whole = RuleSet(
+        epoch=0,
+        rules=tuple(rules),
+        typologies=tuple(typologies),
+        changed_at=0,
+        changed_by="",
+        reason="",
+    )
+    compile_rules(whole, pipeline)
+    return whole.rules, whole.typologies

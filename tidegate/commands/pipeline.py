@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -16,7 +17,7 @@ from rich.text import Text
 from detectors.kinds import PARAMS
 from domain.codec import EventCodec
 from domain.durations import format_duration
-from domain.errors import EventRejected, PipelineInvalid, TidegateError
+from domain.errors import EventRejected, PipelineInvalid, RulesInvalid, TidegateError
 from domain.pipeline import Aggregate, AggregateFeature, ExpressionFeature, Feature, Pipeline
 from domain.pipeline_file import json_schema, parse_pipeline
 from domain.privacy import Protector
@@ -131,11 +132,27 @@ def check(
         raise typer.Exit(1) from None
     except TidegateError as error:
         _fail(error)
+    if pipeline.rules:
+        _check_rules(pipeline, file, as_json=as_json)
     described = describe(pipeline, measured=measured_bytes(pipeline) if measure else None)
     if as_json:
         typer.echo(json.dumps({"ok": True, **described}, indent=2))
     else:
         _print_described(console, described)
+
+
+def _check_rules(pipeline: Pipeline, file: Path, *, as_json: bool) -> None:
+    """End the command where a file with rules has mistakes."""
+    from tidegate.rules import first_rules
+
+    try:
+        first_rules(pipeline, file)
+    except RulesInvalid as error:
+        if not as_json:
+            _fail(error)
+        problems = [asdict(problem) for problem in error.problems]
+        typer.echo(json.dumps({"ok": False, "problems": problems}, indent=2))
+        raise typer.Exit(1) from None
 
 
 @app.command()
