@@ -33,7 +33,7 @@ from stream.log_identity import log_identity
 from tests.integration.labels_joiner_program import parts_of as joiner_parts
 from tests.integration.test_label_joiner import await_changes, joining, verdicts
 from tests.integration.test_labels_import import LABELS, START
-from tests.system.scene import PRIVACY_KEY, Scene, eventually
+from tests.system.scene import PATIENCE, PRIVACY_KEY, Scene, eventually
 from tidegate.caser import parts_of
 from tidegate.settings import Settings
 
@@ -158,7 +158,7 @@ def casing(parts: CaserParts) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        thread.join(60)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
         assert failed == []
 
@@ -205,7 +205,7 @@ def test_killed_anywhere_no_case_is_opened_twice_and_no_label_is_lost(
         cwd=ROOT,
         env={**environment(), **cases.environment},
         check=False,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert killed.returncode == -signal.SIGKILL
     with casing(cases.parts), joining(joiner_parts(scene.bootstrap, scene.pipeline)):
