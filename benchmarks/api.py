@@ -53,9 +53,12 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--rate", type=float, default=200.0, help="requests a second")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each kind in each repetition")
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--note", default="", help="what else is to be known of the machine just then")
     parser.add_argument("--out", type=Path, help="write the result here, too")
     arguments = parser.parse_args(given)
     result = _measure(arguments.rate, arguments.seconds, arguments.repetitions)
+    if arguments.note:
+        result["note"] = arguments.note
     text = json.dumps(result, indent=2)
     print(text)
     if arguments.out is not None:
@@ -81,10 +84,9 @@ def _measure(rate: float, seconds: float, repetitions: int) -> dict[str, Any]:
             "TIDEGATE_STATE_DIR": str(directory / "state"),
             "TIDEGATE_DATABASE_URL": f"sqlite:///{directory / 'tidegate.sqlite'}",
         }
-        ours: dict[str, Any] = {
-            one: stack.enter_context(process_of(one, directory / one, environment))
-            for one in ("worker", "archiver", "api")
-        }
+        ours: dict[str, Any] = {"kafka": kafka, "redis": redis}
+        for one in ("worker", "archiver", "api"):
+            ours[one] = stack.enter_context(process_of(one, directory / one, environment))
         fill(kafka.bootstrap, topics.events, traffic(0, WARM_EVENTS))
         api = ours["api"]
         known = [json.loads(payload)["transaction_id"] for _, payload in traffic(0, WARM_EVENTS)]
