@@ -11,9 +11,9 @@ from starlette.requests import ClientDisconnect
 
 from api.problems import ProblemError
 from api.strict_json import MAX_VALUES, check
-from domain.errors import Reject
+from domain.errors import EventRejected, Reject
 
-__all__ = ["read_json_body"]
+__all__ = ["read_event_body", "read_json_body"]
 
 _CLOSE = {"Connection": "close"}
 """The rest of such a body is unread, so the connection is of no further use."""
@@ -23,6 +23,23 @@ sender may then never see why it was refused. Whoever sends more than that is cu
 
 
 async def read_json_body(
+    request: Request, limit: int, seconds: float, *, smaller: str = "send less", values: int = MAX_VALUES
+) -> bytes:
+    """As :func:`read_event_body`, for what is no event: raises ProblemError only."""
+    try:
+        return await read_event_body(request, limit, seconds, smaller=smaller, values=values)
+    except EventRejected as error:
+        raise ProblemError(
+            422,
+            "invalid-parameter",
+            error.detail,
+            remedy=error.remedy,
+            field="body",
+            reason=error.reason.value,
+        ) from None
+
+
+async def read_event_body(
     request: Request,
     limit: int,
     seconds: float,

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from api.access import Scope, needs
-from api.body import read_json_body
+from api.body import read_event_body
 from api.deps import ApiDeps
 from api.metrics import ApiMetrics
 from api.problems import ProblemError, responses
@@ -54,7 +54,7 @@ def router(deps: ApiDeps, metrics: ApiMetrics) -> APIRouter:
     )
     async def post_labels(request: Request) -> Response:
         try:
-            raw = await read_json_body(
+            raw = await read_event_body(
                 request, MAX_BODY, deps.limits.body_seconds, smaller="send fewer labels in one request"
             )
             labels = _decoded(raw, codec, deps.clock.now())

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from api.access import Scope, needs
-from api.body import read_json_body
+from api.body import read_event_body
 from api.deps import ApiDeps
 from api.metrics import ApiMetrics
 from api.problems import responses
@@ -57,7 +57,7 @@ def router(deps: ApiDeps, metrics: ApiMetrics) -> APIRouter:
         ] = False,
     ) -> Response:
         try:
-            raw = await read_json_body(request, deps.pipeline.event.max_bytes, deps.limits.body_seconds)
+            raw = await read_event_body(request, deps.pipeline.event.max_bytes, deps.limits.body_seconds)
             event = deps.codec.decode(raw, received_at=deps.clock.now())
             if dry_run:
                 verdict = await dry.run(lambda: deps.dry_runner.score(raw))
