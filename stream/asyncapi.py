@@ -15,11 +15,14 @@ import msgspec
 from domain.codec import json_schema_of_event
 from domain.drift_record import DriftAlarm
 from domain.label_codec import JoinedLabel
+from domain.list_records import ListEntry, ListsHead
 from domain.model_records import ModelsInForce
 from domain.pipeline import Pipeline
 from domain.quality_record import QualityAlarm
 from domain.raw_label import json_schema_of_label
+from domain.rule_records import RuleSet
 from domain.verdict import Alert, Verdict
+from lifecycle.audit import AuditHead
 from lifecycle.label_claims import LabelState
 from stream.dead_letters import (
     HEADER_CUT_FROM,
@@ -150,13 +153,15 @@ _CHANNELS = (
         _Message("artefactPart", None, "A part of a sealed model", "artefact/SHA-256/number", tombstone=True),
     ), compacted=True),
     _Channel("rules", ("send", "receive"), (
-        _Message("rules", "Object", "The rules in force", "current"),
+        _Message("rules", RuleSet, "The rules in force", "current"),
     ), compacted=True),
     _Channel("lists", ("send", "receive"), (
-        _Message("listEntry", "Object", "An entry of a list, a tag or a snooze", "list and value", tombstone=True),
+        _Message("listEntry", ListEntry, "An entry of a list, a tag or a snooze", "entry/list/field/value",
+                 tombstone=True),
+        _Message("listsHead", ListsHead, "Up to here the lists are whole, and of this version", "head"),
     ), compacted=True),
     _Channel("audit", ("send",), (
-        _Message("auditHead", "Object", "Number and hash of the newest audit record", "the pipeline"),
+        _Message("auditHead", AuditHead, "Number and hash of the newest audit record", "the pipeline"),
     )),
 )  # fmt: skip
 
@@ -167,7 +172,7 @@ def asyncapi_document(pipeline: Pipeline, version: str) -> dict[str, Any]:
     _, schemas = msgspec.json.schema_components(sorted(types, key=lambda t: t.__name__), ref_template=_REF)
     event = json_schema_of_event(pipeline)
     event.pop("$schema", None)
-    schemas |= {"Event": event, "Label": json_schema_of_label(pipeline), "Object": {"type": "object"}}
+    schemas |= {"Event": event, "Label": json_schema_of_label(pipeline)}
     topics = Topics(pipeline.name)
     return {
         "asyncapi": "3.0.0",

@@ -20,10 +20,12 @@ from domain.errors import Fatal, RegistryUnavailable
 from domain.pipeline import Pipeline
 from lifecycle.database import Database
 from lifecycle.webhook_queue import WebhookQueue
+from stream.lists_follower import ListsFollower
 from stream.log_identity import log_identity
 from stream.topics import Topics
 from tidegate.loading import load
 from tidegate.settings import Settings
+from tidegate.snoozes import Snoozes
 from tidegate.version import CODE_VERSION
 
 __all__ = ["dispatcher", "dispatcher_config", "dispatcher_parts"]
@@ -81,6 +83,7 @@ def dispatcher_parts(
             clock=clock,
             draw=random.SystemRandom().random,
             metrics=metrics,
+            snoozed=Snoozes(ListsFollower(kafka, pipeline.name, clock, client_id=f"{client_id}-lists")),
         )
 
     return parts
