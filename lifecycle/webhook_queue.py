@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, Row, and_, delete, exists, func, insert, select, update
 
 from domain.errors import Fatal
@@ -25,6 +26,20 @@ __all__ = ["GONE_REASON", "Overtaken", "WebhookQueue"]
 GONE_REASON = "it answered 410 Gone"
 _PENDING = DeliveryState.PENDING.value
 _PAGE = 500
+
+
+class _Data(msgspec.Struct, gc=False):
+    entities: dict[str, str] = {}
+
+
+class _Body(msgspec.Struct, gc=False):
+    """What erasing needs of a message."""
+
+    data: _Data
+
+
+def _about(body: str, field: str, value: str) -> bool:
+    return msgspec.json.decode(body, type=_Body).data.entities.get(field) == value
 
 
 class Overtaken(Exception):
@@ -175,18 +190,46 @@ class WebhookQueue:
         with self._database.writing() as connection:
             self._rows.lock(connection)
             numbers = list(connection.execute(old.order_by(messages.c.number).limit(limit)).scalars())
-            lost = 0
-            for start in range(0, len(numbers), _PAGE):
-                some = numbers[start : start + _PAGE]
-                waiting = (
-                    select(func.count())
-                    .select_from(deliveries)
-                    .where(*self._rows.of(deliveries, state=_PENDING), deliveries.c.number.in_(some))
-                )
-                lost += connection.execute(waiting).scalar_one()
-                for table in (attempts, deliveries, messages):
-                    connection.execute(delete(table).where(*self._rows.of(table), table.c.number.in_(some)))
-            return len(numbers), lost
+            return len(numbers), self._drop(connection, numbers)
+
+    def erase(self, field: str, value: str) -> int:
+        """Forget all messages about the entity ``field`` called ``value`` (as in alerts), with their log; how many.
+
+        Those that were not delivered yet never will be.
+        """
+        said = msgspec.json.encode(value).decode()
+        erased, after = 0, 0
+        while True:
+            # the text narrows down, the alert itself decides
+            perhaps = select(messages.c.number, messages.c.body).where(
+                *self._rows.of(messages),
+                messages.c.number > after,
+                messages.c.body.contains(said, autoescape=True),
+            )
+            with self._database.writing() as connection:
+                self._rows.lock(connection)
+                found = connection.execute(perhaps.order_by(messages.c.number).limit(_PAGE)).all()
+                numbers = [row.number for row in found if _about(row.body, field, value)]
+                self._drop(connection, numbers)
+            erased += len(numbers)
+            if len(found) < _PAGE:
+                return erased
+            after = found[-1].number
+
+    def _drop(self, connection: Connection, numbers: Sequence[int]) -> int:
+        """Delete messages with their deliveries and attempts; how many deliveries still waited."""
+        lost = 0
+        for start in range(0, len(numbers), _PAGE):
+            some = numbers[start : start + _PAGE]
+            waiting = (
+                select(func.count())
+                .select_from(deliveries)
+                .where(*self._rows.of(deliveries, state=_PENDING), deliveries.c.number.in_(some))
+            )
+            lost += connection.execute(waiting).scalar_one()
+            for table in (attempts, deliveries, messages):
+                connection.execute(delete(table).where(*self._rows.of(table), table.c.number.in_(some)))
+        return lost
 
     def _move(self, connection: Connection, log: str, partition: int, before: int | None, after: int) -> None:
         mine = self._rows.of(positions, log=log, partition=partition)

@@ -23,8 +23,10 @@ from featurestore.reaching_verdicts import ReachingVerdicts
 from featurestore.redis_client import connect
 from featurestore.worker_reports import WorkerReports
 from lifecycle.audit_trail import AuditTrail
+from lifecycle.case_upkeep import CaseUpkeep
 from lifecycle.registry import ModelRegistry
 from lifecycle.registry_sql import SqlModelRegistry
+from lifecycle.webhook_queue import WebhookQueue
 from lifecycle.webhook_store import WebhookStore
 from scoring.dry_run import StateDryRunner
 from scoring.models_in_use import ModelsInUse
@@ -107,6 +109,12 @@ def api(settings: Settings, stop: threading.Event, *, ready: Callable[[int], Non
         offline=offline_store(settings, pipeline),
         log_of_verdicts=lambda: log_identity(admin, topics.verdicts),
         clock=SystemClock(),
+        forget=(
+            lambda field, value, reason: CaseUpkeep(database(), pipeline.name, SystemClock()).forget(
+                (field, value), by="keeper", reason=reason
+            ),
+            lambda field, value, _: WebhookQueue(database(), pipeline.name, box).erase(field, value),
+        ),
     )
     head = head_chore(database, AuditTrail(pipeline.name), exporter, SystemClock())
     keeper = Keeper({"erasures": eraser, "audit head": head})

@@ -23,7 +23,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Eraser:
-    """Parts of the chore; ``log_of_verdicts`` names the log whose offsets the offline store holds."""
+    """Parts of the chore; ``log_of_verdicts`` names the log whose offsets the offline store holds.
+
+    ``forget``: called with entity, value and reason before the last step, each removes what the database has on it
+    (cases, deliveries), and may be called again.
+    """
 
     database: Callable[[], Database]
     pipeline: str
@@ -33,6 +37,7 @@ class Eraser:
     offline: OfflineStore
     log_of_verdicts: Callable[[], str]
     clock: Clock
+    forget: tuple[Callable[[str, str, str], int], ...] = ()
 
     def __call__(self) -> None:
         """Move every open erasure on as far as it goes now. Raises TidegateError."""
@@ -63,6 +68,8 @@ class Eraser:
                 return None
             hot = erase_hot(self.client, self.pipeline, request.entity, value, request.points)
             offline = erase_offline(self.offline, request.entity, value, request.points)
+            for what in self.forget:
+                what(request.entity, value, f"erasure {request.id}: {request.reason}")
             moved = store.done(request, hot, offline, now)
         else:
             return None

@@ -497,3 +497,18 @@ def test_old_messages_are_forgotten(webhooks: Webhooks) -> None:
     assert webhooks.queue.forget(NOW + SECOND) == (2, 1)
     assert webhooks.states(endpoint).keys() == {"new"}
     assert webhooks.store.replay(endpoint.id, **WHO).queued == 1
+
+
+def test_messages_about_an_entity_are_erased_with_their_log(webhooks: Webhooks) -> None:
+    endpoint = webhooks.endpoint()
+    mine = 'x"%_'
+    webhooks.take(incoming("a", account=mine), incoming("b", account='x"11'), incoming("c", account=mine))
+    first, *_ = webhooks.claim(limit=1)
+    assert webhooks.queue.erase("merchant", mine) == 0
+    assert webhooks.queue.erase("account", mine) == 2
+    webhooks.settle(first)
+    assert webhooks.states(endpoint).keys() == {"b"}
+    assert webhooks.queue.erase("account", mine) == 0
+    # a test event names no entity
+    webhooks.store.send_test(endpoint.id, **WHO)
+    assert webhooks.queue.erase("pipeline", webhooks.pipeline) == 0

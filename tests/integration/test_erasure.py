@@ -137,6 +137,12 @@ def test_an_entity_stays_erased_whoever_is_killed(scene: Scene, tmp_path: Path) 
     ):
         hot = RedisHotVerdicts(client, name, clock)
         store = ErasureStore(database, name)
+        forgotten: list[tuple[str, str]] = []
+
+        def forget(entity: str, value: str, _: str) -> int:
+            forgotten.append((entity, value))
+            return 1
+
         eraser = Eraser(
             database=lambda: database,
             pipeline=name,
@@ -146,6 +152,7 @@ def test_an_entity_stays_erased_whoever_is_killed(scene: Scene, tmp_path: Path) 
             offline=offline,
             log_of_verdicts=lambda: log_identity(admin, scene.topics.verdicts),
             clock=clock,
+            forget=(forget,),
         )
 
         def now(request: ErasureRequest) -> ErasureRequest:
@@ -177,6 +184,7 @@ def test_an_entity_stays_erased_whoever_is_killed(scene: Scene, tmp_path: Path) 
             mine = sum(v.entities["account"] == gone for v in reader.verdicts())
             assert (done.hot_removed, done.offline_removed, done.points) == (mine, mine, {0: 300})
             assert mine > 0
+            assert forgotten == [("account", gone)]
             assert (offline_rows(gone), recent(gone)) == (0, 0)
             assert offline_rows(other) == recent(other) > 0
             # not of an event from before, and what comes now counts from one
