@@ -65,7 +65,8 @@ async def read_event_body(
 
 async def _throw_away(request: Request, seconds: float) -> None:
     size = 0
-    with suppress(TimeoutError, ClientDisconnect):
+    # RuntimeError is how the request says that all of it was read already
+    with suppress(TimeoutError, ClientDisconnect, RuntimeError):
         async with asyncio.timeout(seconds):
             async for chunk in request.stream():
                 size += len(chunk)

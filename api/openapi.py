@@ -10,7 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
-from api.access import needed, needs, routes_of
+from api.access import EverybodyOnThisMachine, needed, needs, routes_of
 from api.deps import ApiDeps
 from api.ports import WorkerReport
 from api.problems import PROBLEM_SCHEMA, responses
@@ -40,7 +40,7 @@ def install(app: FastAPI, deps: ApiDeps) -> None:
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _document(app, deps.pipeline)
+            app.openapi_schema = _document(app, deps)
         return app.openapi_schema
 
     @app.get("/openapi.json", dependencies=[needs(deps)], include_in_schema=False)
@@ -50,7 +50,8 @@ def install(app: FastAPI, deps: ApiDeps) -> None:
     app.openapi = document  # type: ignore[method-assign]
 
 
-def _document(app: FastAPI, pipeline: Pipeline) -> dict[str, Any]:
+def _document(app: FastAPI, deps: ApiDeps) -> dict[str, Any]:
+    pipeline = deps.pipeline
     document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
@@ -90,11 +91,11 @@ def _document(app: FastAPI, pipeline: Pipeline) -> dict[str, Any]:
                 del operation["responses"]["422"]
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    _say_who_may(document, app)
+    _say_who_may(document, app, open_to_all=isinstance(deps.access, EverybodyOnThisMachine))
     return document
 
 
-def _say_who_may(document: dict[str, Any], app: FastAPI) -> None:
+def _say_who_may(document: dict[str, Any], app: FastAPI, *, open_to_all: bool) -> None:
     """Every operation's scopes, and what it answers to somebody unknown, somebody else, and in a rush."""
     document["components"]["securitySchemes"] = {
         "bearer": {
@@ -111,7 +112,8 @@ def _say_who_may(document: dict[str, Any], app: FastAPI) -> None:
             operation = document["paths"][route.path_format][method.lower()]
             if scopes is None:
                 continue
-            operation["security"] = [{"bearer": []}]
+            # on loopback without authentication it works without, too
+            operation["security"] = [{"bearer": []}, *([{}] if open_to_all else [])]
             described = operation.get("description", "")
             wanted = f"Needs the scope {' or '.join(f'`{scope}`' for scope in sorted(scopes))}."
             operation["description"] = f"{described} {wanted}".strip()

@@ -114,7 +114,10 @@ class EmbeddedKafka(ChildServer):
                     remedy="end the program that has it (an earlier run?), or choose another directory",
                 )
             return
-        self.port, self._controller_port = free_port(), free_port()
+        self.port = self._controller_port = free_port()
+        while self._controller_port == self.port:
+            # not bound yet, so it may come again
+            self._controller_port = free_port()
         data = self.directory / "data"
         # The controller's address is part of what is formatted. Only what never answered is thrown away here.
         shutil.rmtree(data, ignore_errors=True)
