@@ -26,7 +26,7 @@ for i = 2, #KEYS do
   if #head < 8 or struct.unpack('<i8', head) <= struct.unpack('<i8', blob) then
     -- nothing but its progress: an erased entity
     if #blob == 8 then
-      redis.call('DEL', KEYS[i])
+      redis.call('UNLINK', KEYS[i])
     else
       redis.call('SET', KEYS[i], blob)
     end

@@ -26,8 +26,9 @@ NEVER_IN_A_TEST = 120.0
 """Time-out in seconds for tests that are not about time-outs, on a busy machine."""
 
 
-def entity_blobs(n: int, offset: int, size: int = 0) -> list[tuple[str, str, bytes]]:
-    return [("account", f"k{i}", blob(offset, b"x" * size)) for i in range(n)]
+def entity_blobs(n: int, offset: int, size: int | None = None) -> list[tuple[str, str, bytes]]:
+    each = blob(offset) if size is None else blob(offset, b"x" * size)
+    return [("account", f"k{i}", each) for i in range(n)]
 
 
 def stored_offsets(store: RedisStateStore, n: int) -> set[bytes | None]:
@@ -89,11 +90,11 @@ def test_a_torn_flush_leaves_blobs_ahead_and_can_be_repeated(own: EmbeddedRedis)
         with pytest.raises(StoreUnavailable, match=r"OOM.*maxmemory"):
             store.flush([flush])
         assert store.load_applied(0) == A10
-        assert stored_offsets(store, n) == {blob(9), blob(19)}
+        assert stored_offsets(store, n) == {blob(9, b""), blob(19, b"")}
         client.config_set("maxmemory", 0)
         store.flush([flush])
         assert store.load_applied(0) == A20
-        assert stored_offsets(store, n) == {blob(19)}
+        assert stored_offsets(store, n) == {blob(19, b"")}
 
 
 @pytest.mark.parametrize("binary", [system_binary, embedded_binary], ids=["system", "embedded"])
@@ -109,7 +110,7 @@ def test_when_memory_is_full_nothing_advances(binary: Callable[[], str]) -> None
             with pytest.raises(StoreUnavailable, match="OOM"):
                 store.save_model(0, ModelSnapshot(1, 1, b"m"))
             assert store.load_applied(0) == A10
-            assert stored_offsets(store, 3) == {blob(9)}
+            assert stored_offsets(store, 3) == {blob(9, b"")}
             assert store.load_model(0) is None
     finally:
         server.stop()
@@ -126,7 +127,7 @@ def test_a_zombie_is_fenced_between_its_chunks(store: RedisStateStore, client: C
     store.flush([PartitionFlush(0, None, A20, entity_blobs(1, 19))])
     with pytest.raises(StateFenced, match="stored 20, expected 10"):
         store.flush([PartitionFlush(0, A10, Applied(15, 0, 0), entity_blobs(CHUNK_BLOBS + 1, 14))])
-    assert stored_offsets(store, CHUNK_BLOBS + 1) == {blob(19), None}
+    assert stored_offsets(store, CHUNK_BLOBS + 1) == {blob(19, b""), None}
 
 
 def test_a_stopped_server_is_unavailable_and_the_flush_can_be_repeated(own: EmbeddedRedis) -> None:
@@ -152,7 +153,7 @@ def test_a_stopped_server_is_unavailable_and_the_flush_can_be_repeated(own: Embe
         # whether the first attempt was executed on waking up is unknown: the repetition is right either way
         store.flush([flush])
         assert store.load_applied(0) == A20
-        assert stored_offsets(store, 3) == {blob(19)}
+        assert stored_offsets(store, 3) == {blob(19, b"")}
 
 
 def test_a_killed_server_is_unavailable_until_it_is_back(own: EmbeddedRedis) -> None:
@@ -167,7 +168,7 @@ def test_a_killed_server_is_unavailable_until_it_is_back(own: EmbeddedRedis) -> 
         assert store.load_applied(0) == A10
         store.flush([flush])
         assert store.load_applied(0) == A20
-        assert stored_offsets(store, 3) == {blob(19)}
+        assert stored_offsets(store, 3) == {blob(19, b"")}
 
 
 def test_a_restart_between_two_calls_goes_unnoticed(own: EmbeddedRedis) -> None:
@@ -235,7 +236,7 @@ def test_documented_rights_suffice_and_missing_ones_are_named(own: EmbeddedRedis
         assert "INFO" in store.check_server()[0]
         store.flush([PartitionFlush(p, None, A10, entity_blobs(3, 9)) for p in range(2)])
         store.save_model(0, ModelSnapshot(1, 1, b"m"))
-        assert stored_offsets(store, 3) == {blob(9)}
+        assert stored_offsets(store, 3) == {blob(9, b"")}
         store.reset(0)
         assert store.load_applied(0) is None
         reports = WorkerReports(client, "payments")
@@ -298,7 +299,7 @@ def test_works_in_a_cluster() -> None:
             flushes = [PartitionFlush(p, None, A10, entity_blobs(CHUNK_BLOBS + 1, 9)) for p in range(4)]
             store.flush(flushes)
             assert [store.load_applied(p) for p in range(4)] == [A10] * 4
-            assert stored_offsets(store, CHUNK_BLOBS + 1) == {blob(9)}
+            assert stored_offsets(store, CHUNK_BLOBS + 1) == {blob(9, b"")}
             store.save_model(0, ModelSnapshot(1, 1, b"m"))
             store.reset(0)
             assert store.load_model(0) is None
