@@ -40,6 +40,7 @@ class Deployment:
             "TIDEGATE_API_PUBLISHED": str(self.api),
             "TIDEGATE_KAFKA_PUBLISHED": str(self.kafka),
             "TIDEGATE_PRIVACY_KEY": uuid.uuid4().hex,
+            "TIDEGATE_COMPOSE_DATABASE_PASSWORD": uuid.uuid4().hex,
             "TIDEGATE_COMPOSE_API_KEY": (key := new_key()),
         }
         self._headers = {"Authorization": f"Bearer {key}"}
@@ -92,6 +93,24 @@ class Deployment:
         verdict: dict[str, Any] = answer.json()
         return verdict
 
+    def make_key(self) -> str:
+        """A key that only the database knows: kept by PostgreSQL, so that it outlives the containers."""
+        wanted = {"name": "compose", "scopes": ["verdicts:read"], "reason": "test"}
+        answer = httpx.post(
+            f"http://127.0.0.1:{self.api}/v1/keys", json=wanted, headers=self._headers, timeout=ANSWER_SECONDS
+        )
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["secret"])
+
+    def may_read(self, key: str) -> int:
+        """The status that verdicts answer to ``key``."""
+        answer = httpx.get(
+            f"http://127.0.0.1:{self.api}/v1/verdicts",
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=ANSWER_SECONDS,
+        )
+        return answer.status_code
+
     def produce(self, event: dict[str, Any]) -> None:
         """Write an event to Kafka, as a producer outside of Docker does."""
         producer = Producer({"bootstrap.servers": f"127.0.0.1:{self.kafka}", "partitioner": PARTITIONER})
@@ -142,6 +161,9 @@ def test_an_event_is_answered_and_state_outlives_down_and_up(deployment: Deploym
     assert answer["decision"] in {"allow", "review", "block"}
     assert answer["features"]["account_count_1d"] == 1
 
+    key = deployment.make_key()
+    assert deployment.may_read(key) == 200
+
     second = deployment.event(account)
     deployment.produce(second)
     assert deployment.verdict(second)["features"]["account_count_1d"] == 2
@@ -149,6 +171,7 @@ def test_an_event_is_answered_and_state_outlives_down_and_up(deployment: Deploym
     deployment.compose("down", "--timeout", "20")
     deployment.up()
 
+    assert deployment.may_read(key) == 200
     assert deployment.verdict(first)["features"]["account_count_1d"] == 1
     assert deployment.score(deployment.event(account))["features"]["account_count_1d"] == 3
     assert account not in deployment.compose("logs", "--no-color")
