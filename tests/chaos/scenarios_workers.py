@@ -66,6 +66,8 @@ def kills_at_points(stage: Stage) -> None:
     stage.feed(rate=len(stage.records) / (4.0 * len(POINTS)))
     for point in POINTS:
         dying.start(KillAt(point, visit=chance.randrange(3, 8)))
+        # amid traffic: on a slow day everything was sent before the last worker has had its batches
+        stage.await_amid_traffic(f"the worker dies at {point}", lambda: not dying.running)
         code = dying.wait()
         held = stage.owned("w1")
         stage.fault(f"SIGKILL at {point}", held)
