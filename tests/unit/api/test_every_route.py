@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute
 
 from api.access import Scope, needed, routes_of
 from api.app import create_app
+from lifecycle.keys import new_key
 from tests.unit.api.entering import Gate, bearer
 from tests.unit.api.fakes import World
 
@@ -85,17 +86,22 @@ async def test_no_route_fails_for_those_who_may(world: World) -> None:
                 assert answer.status_code < 500, (path, answer.text)
 
 
-async def test_the_document_says_who_may(world: World) -> None:
-    app = create_app(replace(world.deps))
+@pytest.mark.parametrize("asks", [True, False])
+async def test_the_document_says_who_may(world: World, asks: bool) -> None:
+    root = new_key()
+    access = Gate(world, root=root).access if asks else world.deps.access
+    app = create_app(replace(world.deps, access=access))
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        document = (await client.get("/openapi.json")).json()
+        document = (await client.get("/openapi.json", headers=bearer(root))).json()
+    # where nobody is asked who they are, it works with and without
+    wanted = [{"bearer": []}] if asks else [{"bearer": []}, {}]
     assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
     for path, operations in document["paths"].items():
         for operation in operations.values():
             if path in OPEN:
                 assert "security" not in operation
             else:
-                assert operation["security"] == [{"bearer": []}], path
+                assert operation["security"] == wanted, path
                 assert {"401", "403", "429", "503"} <= operation["responses"].keys(), path
     assert "`verdicts:read`" in document["paths"]["/v1/verdicts"]["get"]["description"]
