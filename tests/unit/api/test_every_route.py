@@ -89,13 +89,13 @@ async def test_no_route_fails_for_those_who_may(world: World) -> None:
 @pytest.mark.parametrize("asks", [True, False])
 async def test_the_document_says_who_may(world: World, asks: bool) -> None:
     root = new_key()
-    access = Gate(world, root=root).access if asks else world.deps.access
-    app = create_app(replace(world.deps, access=access))
-    transport = httpx.ASGITransport(app=app)
+    transport = httpx.ASGITransport(
+        app=Gate(world, root=root).app if asks else create_app(replace(world.deps))
+    )
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         document = (await client.get("/openapi.json", headers=bearer(root))).json()
     # where nobody is asked who they are, it works with and without
-    wanted = [{"bearer": []}] if asks else [{"bearer": []}, {}]
+    wanted: list[dict[str, list[str]]] = [{"bearer": []}] if asks else [{"bearer": []}, {}]
     assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
     for path, operations in document["paths"].items():
         for operation in operations.values():
